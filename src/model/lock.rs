@@ -1,0 +1,259 @@
+//! A lock, its waits and its holds.
+
+use super::{Hist, StackRef};
+use serde::{Deserialize, Serialize};
+
+/// What kind of lock, and for reader-writer locks which side of it waited.
+///
+/// The names in [`LockKind::name`] are those of `perf lock contention` where perf has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LockKind {
+    #[serde(rename = "mutex")]
+    Mutex,
+    #[serde(rename = "rwsem:R")]
+    RwsemRead,
+    #[serde(rename = "rwsem:W")]
+    RwsemWrite,
+    #[serde(rename = "spinlock")]
+    Spinlock,
+    #[serde(rename = "rwlock:R")]
+    RwlockRead,
+    #[serde(rename = "rwlock:W")]
+    RwlockWrite,
+    /// `contention_begin` with no flags: a `struct semaphore`.
+    #[serde(rename = "semaphore")]
+    Semaphore,
+    #[serde(rename = "pcpu-sem:R")]
+    PercpuRwsemRead,
+    #[serde(rename = "pcpu-sem:W")]
+    PercpuRwsemWrite,
+    #[serde(rename = "rtmutex")]
+    RtMutex,
+    #[serde(rename = "futex")]
+    Futex,
+    /// FUTEX_LOCK_PI: the kernel knows this one is a lock.
+    #[serde(rename = "futex-pi")]
+    FutexPi,
+}
+
+impl LockKind {
+    pub const ALL: [LockKind; 12] = [
+        LockKind::Mutex,
+        LockKind::RwsemRead,
+        LockKind::RwsemWrite,
+        LockKind::Spinlock,
+        LockKind::RwlockRead,
+        LockKind::RwlockWrite,
+        LockKind::Semaphore,
+        LockKind::PercpuRwsemRead,
+        LockKind::PercpuRwsemWrite,
+        LockKind::RtMutex,
+        LockKind::Futex,
+        LockKind::FutexPi,
+    ];
+
+    /// The short name shown in the TYPE column and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            LockKind::Mutex => "mutex",
+            LockKind::RwsemRead => "rwsem:R",
+            LockKind::RwsemWrite => "rwsem:W",
+            LockKind::Spinlock => "spinlock",
+            LockKind::RwlockRead => "rwlock:R",
+            LockKind::RwlockWrite => "rwlock:W",
+            LockKind::Semaphore => "semaphore",
+            LockKind::PercpuRwsemRead => "pcpu-sem:R",
+            LockKind::PercpuRwsemWrite => "pcpu-sem:W",
+            LockKind::RtMutex => "rtmutex",
+            LockKind::Futex => "futex",
+            LockKind::FutexPi => "futex-pi",
+        }
+    }
+
+    pub fn family(self) -> Family {
+        match self {
+            LockKind::Mutex => Family::Mutex,
+            LockKind::RwsemRead | LockKind::RwsemWrite => Family::Rwsem,
+            LockKind::Spinlock => Family::Spinlock,
+            LockKind::RwlockRead | LockKind::RwlockWrite => Family::Rwlock,
+            LockKind::Semaphore => Family::Semaphore,
+            LockKind::PercpuRwsemRead | LockKind::PercpuRwsemWrite => Family::PercpuRwsem,
+            LockKind::RtMutex => Family::RtMutex,
+            LockKind::Futex | LockKind::FutexPi => Family::Futex,
+        }
+    }
+
+    /// A futex's address means something only inside its process.
+    pub fn is_user(self) -> bool {
+        self.family() == Family::Futex
+    }
+}
+
+/// Locks that are hooked together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    Mutex,
+    Rwsem,
+    Spinlock,
+    Rwlock,
+    Semaphore,
+    PercpuRwsem,
+    RtMutex,
+    Futex,
+}
+
+impl Family {
+    pub const ALL: [Family; 8] = [
+        Family::Mutex,
+        Family::Rwsem,
+        Family::Spinlock,
+        Family::Rwlock,
+        Family::Semaphore,
+        Family::PercpuRwsem,
+        Family::RtMutex,
+        Family::Futex,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Mutex => "mutex",
+            Family::Rwsem => "rwsem",
+            Family::Spinlock => "spinlock",
+            Family::Rwlock => "rwlock",
+            Family::Semaphore => "semaphore",
+            Family::PercpuRwsem => "percpu-rwsem",
+            Family::RtMutex => "rtmutex",
+            Family::Futex => "futex",
+        }
+    }
+}
+
+/// Waits that ended inside the profile.
+///
+/// A *contended* wait ended with the lock acquired (for a futex: woken). An *aborted* wait ended
+/// without it: EINTR, timeout, deadlock refused. The two are never added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitStats {
+    pub contended: u64,
+    pub wait_total_ns: u64,
+    /// `None` while `contended` is 0.
+    pub wait_min_ns: Option<u64>,
+    pub wait_max_ns: Option<u64>,
+    pub aborted: u64,
+    pub aborted_total_ns: u64,
+}
+
+impl WaitStats {
+    pub fn merge(&mut self, other: &WaitStats) {
+        self.contended += other.contended;
+        self.wait_total_ns += other.wait_total_ns;
+        self.wait_min_ns = match (self.wait_min_ns, other.wait_min_ns) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.wait_max_ns = self.wait_max_ns.max(other.wait_max_ns);
+        self.aborted += other.aborted;
+        self.aborted_total_ns += other.aborted_total_ns;
+    }
+
+    /// Mean over contended waits; `None` when there was none.
+    pub fn avg_wait_ns(&self) -> Option<u64> {
+        self.wait_total_ns.checked_div(self.contended)
+    }
+}
+
+/// Acquisitions and holds seen from acquire to release (`--hold`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldStats {
+    /// Every acquisition seen, contended or not.
+    pub acquired: u64,
+    /// Holds whose acquire *and* release were seen.
+    pub holds: u64,
+    pub hold_total_ns: u64,
+    pub hold_max_ns: Option<u64>,
+}
+
+impl HoldStats {
+    pub fn merge(&mut self, other: &HoldStats) {
+        self.acquired += other.acquired;
+        self.holds += other.holds;
+        self.hold_total_ns += other.hold_total_ns;
+        self.hold_max_ns = self.hold_max_ns.max(other.hold_max_ns);
+    }
+}
+
+/// FUTEX_WAKE calls on a futex that woke somebody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wakes {
+    pub calls: u64,
+    pub woken: u64,
+}
+
+/// One place that waits for a lock: its kernel and user stacks, in one process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    pub pid: u32,
+    pub kernel_stack: StackRef,
+    pub user_stack: StackRef,
+    pub wait: WaitStats,
+    /// `None` where acquisitions were not traced.
+    pub hold: Option<HoldStats>,
+}
+
+/// A wait that had not ended when the profile stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    pub pid: u32,
+    pub tid: u32,
+    pub comm: String,
+    /// From the wait's begin (or the profile's, if that came later) to the profile's stop.
+    pub age_ns: u64,
+    pub kernel_stack: StackRef,
+    pub user_stack: StackRef,
+}
+
+/// One lock: an address and a kind (the two sides of an rwsem are two rows), per process for futexes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    pub kind: LockKind,
+    pub addr: u64,
+    /// The process the address belongs to; `None` for kernel locks.
+    pub pid: Option<u32>,
+    /// The lock's own name (a symbol); `None` until somebody finds one. See [`Lock::call_site`].
+    pub name: Option<String>,
+    /// The function that took the lock at the site that waited longest: what to show for a lock without a name.
+    pub call_site: Option<String>,
+    pub wait: WaitStats,
+    /// Contended waits only; `None` when the histogram table was full.
+    pub hist: Option<Hist>,
+    pub hold: Option<HoldStats>,
+    /// `None` for kernel locks, and where wakes were not traced.
+    pub wakes: Option<Wakes>,
+    /// Longest total wait first.
+    pub sites: Vec<Site>,
+    /// Oldest first.
+    pub in_flight: Vec<InFlight>,
+}
+
+impl Lock {
+    pub fn in_flight_ns(&self) -> u64 {
+        self.in_flight.iter().map(|w| w.age_ns).sum()
+    }
+
+    /// What a row is ranked by: completed, aborted and ongoing waits together.
+    ///
+    /// A lock that hangs has only ongoing waits and must still come first.
+    pub fn weight_ns(&self) -> u64 {
+        self.wait.wait_total_ns + self.wait.aborted_total_ns + self.in_flight_ns()
+    }
+
+    /// The name, else the call site, else the address.
+    pub fn label(&self) -> String {
+        match (&self.name, &self.call_site) {
+            (Some(name), _) => name.clone(),
+            (None, Some(site)) => site.clone(),
+            (None, None) => format!("{:#x}", self.addr),
+        }
+    }
+}

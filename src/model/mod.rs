@@ -1,0 +1,18 @@
+//! Plain data: what one capture knows. No I/O, no BPF, no symbolizer.
+//!
+//! [`Profile`] is the contract between capture and everything else: whatever is right of
+//! `aggregate` in the data's way works from a `Profile` alone, without privileges, on another machine.
+//! Durations are integer nanoseconds and say so in their names (`wait_total_ns`); what is not known
+//! is `None`, never 0.
+
+mod hist;
+mod lock;
+mod profile;
+mod stack;
+
+pub use hist::{BUCKETS, Hist, bucket_of, bucket_range};
+pub use lock::{Family, HoldStats, InFlight, Lock, LockKind, Site, WaitStats, Wakes};
+pub use profile::{
+    Backend, EndReason, EventCounts, HookLine, Loss, Meta, Profile, SCHEMA, Target, TargetKind,
+};
+pub use stack::{Frame, Function, Space, Stack, StackRef};
