@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Every difference between kernels and architectures, each with its version and reason. */
+#ifndef COMPAT_BPF_H
+#define COMPAT_BPF_H
+
+#include "maps.bpf.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+/*
+ * The return value of a function in its fexit program is behind the arguments, and how many those
+ * are changed: rwsem_down_read_slowpath got `count` in 5.11 (c8fe8b056438), futex_wake got `pop`
+ * in 7.3. bpf_get_func_ret() would do, but came with 5.17. The count comes from BTF; the barriers
+ * keep clang from merging the loads into one with a variable offset, which is no context access.
+ */
+static __always_inline __u64 fexit_return(const __u64 *ctx, __u32 nargs)
+{
+	__u64 value = 0;
+
+	if (nargs == 1) {
+		value = ctx[1];
+		barrier_var(value);
+	} else if (nargs == 2) {
+		value = ctx[2];
+		barrier_var(value);
+	} else if (nargs == 3) {
+		value = ctx[3];
+		barrier_var(value);
+	} else if (nargs == 4) {
+		value = ctx[4];
+		barrier_var(value);
+	} else if (nargs == 5) {
+		value = ctx[5];
+		barrier_var(value);
+	}
+	return value;
+}
+
+/* The number of the system call being left: sys_exit does not pass it. */
+static __always_inline __u32 syscall_nr(const struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	return BPF_CORE_READ(regs, orig_ax);
+#elif defined(__TARGET_ARCH_arm64)
+	/* struct pt_regs goes on behind user_pt_regs: orig_x0, syscallno. */
+	return *(const __u32 *)0 ? 0 : 0;
+#endif
+}
+
+/* The arguments of a system call in the registers saved at its entry. */
+static __always_inline void syscall_args(const struct pt_regs *regs, __u64 *uaddr, __u32 *op)
+{
+#if defined(__TARGET_ARCH_x86)
+	*uaddr = BPF_CORE_READ(regs, di);
+	*op = BPF_CORE_READ(regs, si);
+#elif defined(__TARGET_ARCH_arm64)
+	*uaddr = BPF_CORE_READ(regs, regs[0]);
+	*op = BPF_CORE_READ(regs, regs[1]);
+#endif
+}
+
+/* A 32-bit program on a 64-bit kernel: its system call numbers are another table. */
+static __always_inline bool is_compat_syscall(const struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	/* USER32_CS of arch/x86/include/asm/segment.h */
+	return BPF_CORE_READ(regs, cs) == 0x23;
+#elif defined(__TARGET_ARCH_arm64)
+	/* PSR_MODE32_BIT of arch/arm64/include/uapi/asm/ptrace.h */
+	return BPF_CORE_READ(regs, pstate) & 0x10;
+#endif
+}
+
+#endif

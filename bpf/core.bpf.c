@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* The maps, the configuration, and the life of processes. */
+#include "core.bpf.h"
+
+struct sites_map sites SEC(".maps");
+struct locks_map locks SEC(".maps");
+struct stacks_map stacks SEC(".maps");
+struct waits_map waits SEC(".maps");
+struct held_map held SEC(".maps");
+struct holds_map holds SEC(".maps");
+struct calls_map calls SEC(".maps");
+struct targets_map targets SEC(".maps");
+struct counters_map counters SEC(".maps");
+struct spin_map spin SEC(".maps");
+struct scratch_map scratch SEC(".maps");
+struct notices_map notices SEC(".maps");
+
+const volatile struct config cfg = {};
+const struct lock_stats zero_lock_stats = {};
+volatile __u32 active = 0;
+
+/* Only in the ring buffer, and the skeleton shows types of maps and globals. */
+struct notice notice_for_skeleton = {};
+
+/* fork(parent, child): a target's child is a target, from its first instruction on. */
+SEC("?raw_tp/sched_process_fork")
+int sched_process_fork__tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *parent = (void *)ctx->args[0];
+	struct task_struct *child = (void *)ctx->args[1];
+	__u32 parent_tgid = BPF_CORE_READ(parent, tgid);
+	__u32 tgid = BPF_CORE_READ(child, tgid);
+	__u32 one = 1;
+
+	if (parent_tgid == tgid || !bpf_map_lookup_elem(&targets, &parent_tgid))
+		return 0;
+
+	struct counters *c = this_cpu_counters();
+	if (!c)
+		return 0;
+	enter(c);
+	if (bpf_map_update_elem(&targets, &tgid, &one, BPF_ANY))
+		c->lost[LOSS_TARGETS_MAP_FULL]++;
+	notify(c, NOTICE_FORK, tgid);
+	leave(c);
+	return 0;
+}
+
+SEC("?raw_tp/sched_process_exec")
+int sched_process_exec__tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (!wanted(tgid))
+		return 0;
+
+	struct counters *c = this_cpu_counters();
+	if (!c)
+		return 0;
+	enter(c);
+	notify(c, NOTICE_EXEC, tgid);
+	leave(c);
+	return 0;
+}
+
+/* A task that dies leaves no wait behind, and the last one of a process no target. */
+SEC("?raw_tp/sched_process_exit")
+int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	__u32 tgid = id >> 32;
+	struct wait_key key = { .tid = id, .wait_class = WAIT_KERNEL };
+	struct task_struct *task = (void *)ctx->args[0];
+
+	if (!wanted(tgid))
+		return 0;
+
+	struct counters *c = this_cpu_counters();
+	if (!c)
+		return 0;
+	enter(c);
+	if (!bpf_map_delete_elem(&waits, &key))
+		c->lost[LOSS_UNPAIRED_BEGIN]++;
+	key.wait_class = WAIT_FUTEX;
+	if (!bpf_map_delete_elem(&waits, &key))
+		c->lost[LOSS_UNPAIRED_BEGIN]++;
+	/* do_exit() counts `live` down before this tracepoint, on every kernel of the matrix. */
+	if (cfg.filter == FILTER_SET && BPF_CORE_READ(task, signal, live.counter) == 0)
+		bpf_map_delete_elem(&targets, &tgid);
+	leave(c);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The wire: everything BPF and user space say to each other. Rust sees these types through the
+ * generated skeleton (`bpf/wire.rs` asserts their sizes); nobody restates a layout.
+ */
+#ifndef LOCKPROF_H
+#define LOCKPROF_H
+
+/* Longest stack kept, in frames; the value bpf_get_stack itself is limited to by default
+ * (sysctl kernel.perf_event_max_stack = 127). */
+#define MAX_FRAMES 127
+
+/* Nested spin waits of one CPU: task, softirq, hardirq, NMI, each perhaps waiting twice. */
+#define MAX_SPIN_DEPTH 8
+
+/* model/hist.rs explains this layout; 16 linear buckets, then 16 per power of two from 2^8 to 2^42. */
+#define HIST_SUB_BITS 4
+#define HIST_MIN_EXP 8
+#define HIST_MAX_EXP 42
+#define HIST_BUCKETS ((1 + HIST_MAX_EXP - HIST_MIN_EXP) << HIST_SUB_BITS)
+
+/* Names end up in the output: bpf/wire.rs maps each to model::LockKind. */
+enum lock_kind {
+	KIND_UNKNOWN,
+	KIND_MUTEX,
+	KIND_RWSEM_READ,
+	KIND_RWSEM_WRITE,
+	KIND_SPINLOCK,
+	KIND_RWLOCK_READ,
+	KIND_RWLOCK_WRITE,
+	KIND_SEMAPHORE,
+	KIND_PERCPU_RWSEM_READ,
+	KIND_PERCPU_RWSEM_WRITE,
+	KIND_RTMUTEX,
+	KIND_FUTEX,
+	KIND_FUTEX_PI,
+	KIND_COUNT,
+};
+
+/*
+ * Whatever happened and is not in the numbers. The name is the one users see; the comment is what
+ * it means. User space adds reasons only it can know (recursion misses, unsymbolized frames).
+ */
+#define LOSS_REASONS(X)                                                                            \
+	X(SITES_MAP_FULL, sites_map_full)                                                          \
+	X(LOCKS_MAP_FULL, locks_map_full)                                                          \
+	X(STACKS_MAP_FULL, stacks_map_full)                                                        \
+	X(WAITS_MAP_FULL, waits_map_full)                                                          \
+	X(HELD_MAP_FULL, held_map_full)                                                            \
+	X(HOLDS_MAP_FULL, holds_map_full)                                                          \
+	X(TARGETS_MAP_FULL, targets_map_full)                                                      \
+	X(RING_BUFFER_FULL, ring_buffer_full)                                                      \
+	X(KERNEL_STACK_FAILED, kernel_stack_failed)                                                \
+	X(USER_STACK_FAILED, user_stack_failed)                                                    \
+	X(STACK_SCRATCH_RACED, stack_scratch_raced)                                                \
+	X(STACK_TRUNCATED, stack_truncated)                                                        \
+	X(UNPAIRED_BEGIN, unpaired_begin)                                                          \
+	X(UNPAIRED_END, unpaired_end)                                                              \
+	X(SPIN_IN_LOCKPROF, spin_in_lockprof)                                                      \
+	X(SPIN_TOO_DEEP, spin_too_deep)                                                            \
+	X(LOST_RELEASE, lost_release)                                                              \
+	X(UNMATCHED_RELEASE, unmatched_release)                                                    \
+	X(COMPAT_FUTEX, compat_futex)
+
+enum loss_reason {
+#define X(upper, lower) LOSS_##upper,
+	LOSS_REASONS(X)
+#undef X
+	LOSS_COUNT,
+};
+
+/* Events that are not losses, counted so that an empty profile explains itself. */
+enum event_count {
+	EVENTS_SEEN,
+	WAITS_BEGUN,
+	WAITS_ENDED,
+	FUTEX_RETRIES,
+	EVENTS_COUNT,
+};
+
+/* One per CPU. */
+struct counters {
+	__u64 lost[LOSS_COUNT];
+	__u64 events[EVENTS_COUNT];
+	/* How many of lockprof's programs are at work on this CPU; a spin wait that begins meanwhile
+	 * may be on a lock of our own maps and is left alone. */
+	__u64 busy;
+};
+
+enum filter {
+	FILTER_ALL, /* every process but lockprof */
+	FILTER_ONE, /* config.target_tgid */
+	FILTER_SET, /* the map `targets` */
+};
+
+/* Read-only data, set before load: the verifier removes what is switched off. */
+struct config {
+	__u32 filter;
+	__u32 target_tgid;
+	__u32 self_tgid;
+	/* Children of targets become targets. */
+	__u32 follow_forks;
+	/* Bit per lock_kind: which kinds contention_begin/_end account for. The others have a hook of
+	 * their own, and counting both would count twice. */
+	__u32 tracepoint_kinds;
+	/* Number of arguments of functions whose signature changed between kernels, from BTF. */
+	__u32 rwsem_read_nargs;
+	__u32 rwsem_write_nargs;
+	__u32 futex_wait_nargs;
+	__u32 futex_lock_pi_nargs;
+	__u32 futex_wake_nargs;
+	/* System call number of futex(2). */
+	__u32 futex_nr;
+};
+
+/* `tgid` is 0 for kernel locks: their address is the same for everyone. */
+struct lock_key {
+	__u64 addr;
+	__u32 tgid;
+	__u32 kind;
+};
+
+/* Stack ids are hashes, except these two. */
+#define STACK_LOST 0
+#define STACK_NOT_TAKEN 1
+#define STACK_FIRST_ID 2
+
+struct site_key {
+	struct lock_key lock;
+	__u64 kernel_stack;
+	__u64 user_stack;
+	__u32 tgid;
+	__u32 unused;
+};
+
+struct site_stats {
+	__u64 contended;
+	__u64 wait_total_ns;
+	/* Stored as ~min so that a fresh, zeroed entry needs no special case. */
+	__u64 wait_min_inverted;
+	__u64 wait_max_ns;
+	__u64 aborted;
+	__u64 aborted_total_ns;
+};
+
+struct lock_stats {
+	__u64 wake_calls;
+	__u64 woken;
+	__u32 hist[HIST_BUCKETS];
+};
+
+/* A task can wait for a futex and, handling a page fault meanwhile, for a kernel lock. */
+enum wait_class {
+	WAIT_KERNEL,
+	WAIT_FUTEX,
+};
+
+struct wait_key {
+	__u32 tid;
+	__u32 wait_class;
+};
+
+/* A wait that has not ended. */
+struct wait {
+	struct site_key site;
+	__u64 begin_ns;
+	char comm[16];
+};
+
+struct spin_wait {
+	struct site_key site;
+	__u64 begin_ns;
+	__u32 tid;
+	__u32 unused;
+	char comm[16];
+};
+
+struct spin_waits {
+	__u32 depth;
+	__u32 unused;
+	struct spin_wait wait[MAX_SPIN_DEPTH];
+};
+
+struct stack {
+	__u32 frames;
+	__u32 unused;
+	__u64 pcs[MAX_FRAMES];
+};
+
+/* Exclusive holders have tid 0: whoever acquires next proves that a missing release happened. */
+struct held_key {
+	__u64 addr;
+	__u32 tid;
+	__u32 kind;
+};
+
+struct held {
+	__u64 acquired_ns;
+	/* Recursive readers: only the outermost hold is timed. */
+	__u64 depth;
+};
+
+struct hold_stats {
+	__u64 acquired;
+	__u64 holds;
+	__u64 hold_total_ns;
+	__u64 hold_max_ns;
+};
+
+/* An acquire between its kprobe and its kretprobe. */
+struct call_key {
+	__u32 tid;
+	__u32 function;
+};
+
+/* Tells user space to look at a process while it lives. */
+enum notice_kind {
+	NOTICE_STACK, /* a user stack was seen for the first time */
+	NOTICE_EXEC,
+	NOTICE_FORK,
+};
+
+struct notice {
+	__u32 kind;
+	__u32 tgid;
+};
+
+#endif

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The maps, as named types: only those match when several objects are linked. Sizes here are
+ * placeholders; bpf/load.rs sets them from session::Config.
+ *
+ * All hashes are preallocated: allocation under a raw spinlock hangs kernels before 7.x
+ * (shared facts, kernels.md section 4).
+ */
+#ifndef MAPS_BPF_H
+#define MAPS_BPF_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include "lockprof.h"
+
+#define HASH_MAP(name, key_type, value_type)                                                       \
+	struct name##_map {                                                                        \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
+		__uint(max_entries, 1024);                                                         \
+		__type(key, key_type);                                                             \
+		__type(value, value_type);                                                         \
+	};                                                                                         \
+	extern struct name##_map name SEC(".maps")
+
+HASH_MAP(sites, struct site_key, struct site_stats);
+HASH_MAP(locks, struct lock_key, struct lock_stats);
+HASH_MAP(stacks, __u64, struct stack);
+HASH_MAP(waits, struct wait_key, struct wait);
+HASH_MAP(held, struct held_key, struct held);
+HASH_MAP(holds, struct lock_key, struct hold_stats);
+HASH_MAP(calls, struct call_key, __u64);
+HASH_MAP(targets, __u32, __u32);
+
+struct counters_map {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+};
+extern struct counters_map counters SEC(".maps");
+
+struct spin_map {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct spin_waits);
+};
+extern struct spin_map spin SEC(".maps");
+
+/* Where a stack is before it is known to be new. */
+struct stack_scratch {
+	__u64 owner;
+	struct stack stack;
+};
+
+enum scratch_slot {
+	SCRATCH_TASK,
+	SCRATCH_SPIN,
+	SCRATCH_SLOTS,
+};
+
+struct scratch_map {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCRATCH_SLOTS);
+	__type(key, __u32);
+	__type(value, struct stack_scratch);
+};
+extern struct scratch_map scratch SEC(".maps");
+
+struct notices_map {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 * 1024);
+};
+extern struct notices_map notices SEC(".maps");
+
+extern const volatile struct config cfg;
+extern const struct lock_stats zero_lock_stats;
+/* On after the last hook is attached, off before the maps are read. */
+extern volatile __u32 active;
+
+#endif

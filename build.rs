@@ -1,0 +1,60 @@
+//! Compiles bpf/*.bpf.c, links them into one object and generates its skeleton into OUT_DIR.
+
+use anyhow::{Context, Result};
+use libbpf_cargo::SkeletonBuilder;
+use std::path::PathBuf;
+use std::{env, fs};
+
+fn main() -> Result<()> {
+    println!("cargo:rerun-if-changed=bpf");
+    println!("cargo:rerun-if-env-changed=CLANG");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let arch = match env::var("CARGO_CFG_TARGET_ARCH")?.as_str() {
+        "x86_64" => "x86",
+        "aarch64" => "arm64",
+        other => anyhow::bail!("lockprof has no register layout for {other} (bpf/include/vmlinux.h)"),
+    };
+
+    let mut sources: Vec<PathBuf> = fs::read_dir("bpf")?
+        .map(|entry| Ok(entry?.path()))
+        .filter(|path| path.as_ref().map_or(true, |p: &PathBuf| p.to_string_lossy().ends_with(".bpf.c")))
+        .collect::<Result<_>>()?;
+    // Definitions first: libbpf's linker leaves a map's BTF offset at 0 when it met the extern before.
+    sources.sort_by_key(|path| (!path.ends_with("core.bpf.c"), path.clone()));
+
+    let linked = out.join("lockprof.bpf.o");
+    let mut linker = libbpf_rs::Linker::new(&linked)?;
+    for source in &sources {
+        let object = out.join(source.file_name().expect("a source has a name")).with_extension("o");
+        let mut builder = SkeletonBuilder::new();
+        if let Ok(clang) = env::var("CLANG") {
+            builder.clang(clang);
+        }
+        builder
+            .source(source)
+            .obj(&object)
+            // -mcpu=v3: 32-bit registers and short jumps; every kernel since 5.10 has both.
+            .clang_args([
+                "-Ibpf",
+                "-Ibpf/include",
+                &format!("-D__TARGET_ARCH_{arch}"),
+                "-mcpu=v3",
+                "-Wall",
+                "-Wextra",
+                "-Wno-unused-parameter",
+                "-Werror",
+            ])
+            .build()
+            .with_context(|| format!("Failed to compile {}", source.display()))?;
+        linker.add_file(&object)?;
+    }
+    linker.link().context("Failed to link the BPF objects")?;
+
+    SkeletonBuilder::new()
+        .obj(&linked)
+        // A rustup proxy without the component exits non-zero and would fail the build.
+        .rustfmt("/nonexistent")
+        .generate(out.join("lockprof.skel.rs"))
+        .context("Failed to generate the skeleton")?;
+    Ok(())
+}

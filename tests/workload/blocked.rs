@@ -1,0 +1,124 @@
+//! Proof that a thread is blocked in the lock it is meant to wait for.
+//!
+//! `/proc/self/task/TID/syscall` answers with numbers only when the thread is off the CPU; together with the
+//! state in `stat` and, for a futex, the address in the first argument, that is a proof. For kernel locks
+//! `/proc/self/task/TID/stack` (root only) also tells which kernel function waits.
+
+use std::fs;
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::clock;
+use anyhow::{Result, bail};
+
+/// Where a waiter is expected to block.
+#[derive(Clone)]
+pub enum WaitsIn {
+    /// In the futex system call on a word inside this address range.
+    Futex(Range<u64>),
+    /// Uninterruptibly, inside this system call: a kernel mutex or rwsem.
+    KernelLock(libc::c_long),
+}
+
+/// What was seen of a thread that is provably blocked.
+pub struct Sighting {
+    /// The futex word, if it is one.
+    pub futex: Option<u64>,
+    /// The kernel function that called the lock function, if the kernel lets us see it.
+    pub kernel_caller: Option<String>,
+}
+
+impl WaitsIn {
+    /// Looks once; `None` means that the thread is not blocked there (yet).
+    pub fn check(&self, tid: i32) -> Option<Sighting> {
+        let syscall = read(tid, "syscall")?;
+        let mut fields = syscall.split_whitespace();
+        let number: libc::c_long = fields.next()?.parse().ok()?; // "running" is no number
+        let first = fields.next()?.strip_prefix("0x").and_then(|hex| u64::from_str_radix(hex, 16).ok())?;
+        let state = state(tid)?;
+        match self {
+            WaitsIn::Futex(words) => {
+                let there = number == libc::SYS_futex && words.contains(&first) && matches!(state, 'S' | 'D');
+                there.then_some(Sighting { futex: Some(first), kernel_caller: None })
+            }
+            WaitsIn::KernelLock(wanted) => {
+                if number != *wanted || state != 'D' {
+                    return None;
+                }
+                let frames = read(tid, "stack").map(|stack| frames(&stack)).unwrap_or_default();
+                // An unreadable stack is no counter-proof; a readable one without a lock in it is.
+                if !frames.is_empty() && !frames.iter().any(|frame| is_lock_function(frame)) {
+                    return None;
+                }
+                let caller = frames.into_iter().find(|frame| !is_lock_function(frame));
+                Some(Sighting { futex: None, kernel_caller: caller })
+            }
+        }
+    }
+}
+
+/// Waits until `finished` or until the thread is blocked; `None` means that it finished without blocking.
+pub fn await_blocked(
+    tid: i32,
+    name: &str,
+    place: &WaitsIn,
+    deadline: Instant,
+    finished: impl Fn() -> bool,
+) -> Result<Option<Sighting>> {
+    loop {
+        if let Some(sighting) = place.check(tid) {
+            return Ok(Some(sighting));
+        }
+        if finished() {
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            let syscall = read(tid, "syscall").unwrap_or_default();
+            bail!("{name} (thread {tid}) did not block in the lock; it is in system call: {}", syscall.trim());
+        }
+        clock::poll_pause();
+    }
+}
+
+/// The futex word that a thread sleeps on, if it does.
+pub fn futex_of(tid: i32) -> Option<u64> {
+    WaitsIn::Futex(0..u64::MAX).check(tid)?.futex
+}
+
+fn read(tid: i32, file: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/self/task/{tid}/{file}")).ok()
+}
+
+/// The state letter: it follows the command name, which may itself contain spaces and parentheses.
+fn state(tid: i32) -> Option<char> {
+    let stat = read(tid, "stat")?;
+    stat.get(stat.rfind(')')? + 2..)?.chars().next()
+}
+
+/// Function names of a `/proc/PID/stack`, innermost first: lines are `[<0>] pipe_write+0x4d/0x530 [module]`.
+fn frames(stack: &str) -> Vec<String> {
+    stack
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .filter_map(|frame| frame.split('+').next())
+        .map(|name| name.split('.').next().unwrap_or(name).to_string()) // drop .isra.0, .constprop.0
+        .collect()
+}
+
+/// Functions of the lock implementations themselves (also those of PREEMPT_RT) and of the scheduler.
+fn is_lock_function(name: &str) -> bool {
+    const PREFIXES: [&str; 11] = [
+        "mutex_lock",
+        "__mutex_lock",
+        "rwsem_",
+        "down_read",
+        "down_write",
+        "__down_",
+        "rt_mutex_",
+        "__rt_mutex_",
+        "rwbase_",
+        "schedule",
+        "__schedule",
+    ];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}

@@ -1,0 +1,152 @@
+//! What really happened, in the form that the tests read: the `truth` line.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+/// One attempt of one waiter, timed by the waiter itself.
+#[derive(Clone, Copy)]
+pub struct Attempt {
+    pub wait_ns: u64,
+    /// The waiter gave up without the lock.
+    pub aborted: bool,
+}
+
+/// The sum over attempts that were provably contended.
+#[derive(Clone, Default)]
+pub struct Tally {
+    contended: u64,
+    total_ns: u64,
+    min_ns: Option<u64>,
+    max_ns: Option<u64>,
+    aborted: u64,
+    aborted_ns: u64,
+    unproven: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, attempt: Attempt) {
+        if attempt.aborted {
+            self.aborted += 1;
+            self.aborted_ns += attempt.wait_ns;
+            return;
+        }
+        self.contended += 1;
+        self.total_ns += attempt.wait_ns;
+        self.min_ns = Some(self.min_ns.map_or(attempt.wait_ns, |min| min.min(attempt.wait_ns)));
+        self.max_ns = Some(self.max_ns.map_or(attempt.wait_ns, |max| max.max(attempt.wait_ns)));
+    }
+
+    /// Counts an acquisition that nobody saw blocked.
+    pub fn add_unproven(&mut self) {
+        self.unproven += 1;
+    }
+
+    pub fn merge(&mut self, other: &Tally) {
+        self.contended += other.contended;
+        self.total_ns += other.total_ns;
+        self.min_ns = self.min_ns.into_iter().chain(other.min_ns).min();
+        self.max_ns = self.max_ns.into_iter().chain(other.max_ns).max();
+        self.aborted += other.aborted;
+        self.aborted_ns += other.aborted_ns;
+        self.unproven += other.unproven;
+    }
+
+    pub fn contended(&self) -> u64 {
+        self.contended
+    }
+}
+
+/// One row of `locks`: one lock as waited for from one call site. What is unknown is null, never 0.
+#[derive(Serialize)]
+pub struct LockRow {
+    pub kind: &'static str,
+    /// The ELF symbol of a user lock, or `struct.member` of a kernel lock.
+    pub name: Option<String>,
+    pub addr: Option<String>,
+    pub contended: Option<u64>,
+    pub wait_total_ns: Option<u64>,
+    pub wait_min_ns: Option<u64>,
+    pub wait_max_ns: Option<u64>,
+    pub aborted: Option<u64>,
+    pub aborted_ns: Option<u64>,
+    /// Acquisitions that may or may not have waited; they are in none of the other numbers.
+    pub unproven: Option<u64>,
+    pub call_site: Option<String>,
+    pub tids: Vec<i32>,
+}
+
+impl LockRow {
+    /// A lock that exists but about which nothing was measured.
+    pub fn unknown(kind: &'static str, name: &str) -> LockRow {
+        LockRow {
+            kind,
+            name: Some(name.to_string()),
+            addr: None,
+            contended: None,
+            wait_total_ns: None,
+            wait_min_ns: None,
+            wait_max_ns: None,
+            aborted: None,
+            aborted_ns: None,
+            unproven: None,
+            call_site: None,
+            tids: Vec::new(),
+        }
+    }
+
+    pub fn measured(kind: &'static str, name: &str, tally: &Tally) -> LockRow {
+        LockRow {
+            contended: Some(tally.contended),
+            wait_total_ns: Some(tally.total_ns),
+            wait_min_ns: tally.min_ns,
+            wait_max_ns: tally.max_ns,
+            aborted: Some(tally.aborted),
+            aborted_ns: Some(tally.aborted_ns),
+            unproven: Some(tally.unproven),
+            ..LockRow::unknown(kind, name)
+        }
+    }
+}
+
+/// What a scenario hands back: its rows, and fields that only this scenario has.
+#[derive(Default)]
+pub struct Outcome {
+    pub rounds: u64,
+    pub waiters: u64,
+    /// The chosen hold time; `None` where a scenario has no single one.
+    pub hold_ns: Option<u64>,
+    pub locks: Vec<LockRow>,
+    pub extra: Map<String, Value>,
+}
+
+/// The last line on standard output.
+pub fn print_truth(scenario: &str, outcome: &Outcome, start_ns: u64, end_ns: u64) -> Result<()> {
+    let mut line = json!({
+        "event": "truth",
+        "scenario": scenario,
+        "pid": std::process::id(),
+        "rounds": outcome.rounds,
+        "waiters": outcome.waiters,
+        "hold_ns": outcome.hold_ns,
+        "start_ns": start_ns,
+        "end_ns": end_ns,
+        "locks": outcome.locks,
+    });
+    if let Value::Object(fields) = &mut line {
+        fields.extend(outcome.extra.clone());
+    }
+    print_line(&line)
+}
+
+/// Writes one JSON line and flushes it; a closed standard output is an error, not a panic.
+pub fn print_line(line: &Value) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("write to standard output")
+}
+
+pub fn hex(addr: u64) -> String {
+    format!("{addr:#x}")
+}
