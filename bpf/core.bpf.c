@@ -19,8 +19,16 @@ const volatile struct config cfg = {};
 const struct lock_stats zero_lock_stats = {};
 volatile __u32 active = 0;
 
-/* Only in the ring buffer, and the skeleton shows types of maps and globals. */
-struct notice notice_for_skeleton = {};
+/* The skeleton shows the types of maps and globals only; these are in neither. */
+struct wire_types {
+	struct notice notice;
+	enum notice_kind notice_kind;
+	enum lock_kind lock_kind;
+	enum loss_reason loss_reason;
+	enum event_count event_count;
+	enum filter filter;
+	enum wait_class wait_class;
+} wire_types = {};
 
 /* fork(parent, child): a target's child is a target, from its first instruction on. */
 SEC("?raw_tp/sched_process_fork")

@@ -13,4 +13,7 @@
 //! `kernel/facts.rs` for trial loads), blazesym only in `symbolize/`, inferno only in
 //! `render/flamegraph.rs`, hdrhistogram only in `model/hist.rs`, clap only in `cli/`.
 
+pub mod attach;
+pub mod bpf;
+pub mod kernel;
 pub mod model;

@@ -5,11 +5,13 @@
 //! Durations are integer nanoseconds and say so in their names (`wait_total_ns`); what is not known
 //! is `None`, never 0.
 
+mod capture;
 mod hist;
 mod lock;
 mod profile;
 mod stack;
 
+pub use capture::{LockId, RawCapture, RawLock, RawStack, RawWait, SiteId};
 pub use hist::{BUCKETS, Hist, bucket_of, bucket_range};
 pub use lock::{Family, HoldStats, InFlight, Lock, LockKind, Site, WaitStats, Wakes};
 pub use profile::{

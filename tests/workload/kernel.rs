@@ -31,7 +31,8 @@ pub fn row<'a>(kind: &'static str, name: &str, waiters: impl Iterator<Item = &'a
     LockRow { call_site, tids, ..LockRow::measured(kind, name, &tally) }
 }
 
-/// A directory on tmpfs that is removed on drop.
+/// A directory on tmpfs that is removed on drop. Declare it before the crew that uses it: on errors the crew
+/// must be dropped, and its holder let go, before the locks that removal takes are free.
 pub struct TmpfsDir(PathBuf);
 
 impl TmpfsDir {
@@ -44,7 +45,8 @@ impl TmpfsDir {
             // SAFETY: the path is NUL-terminated and `stat` is a valid place for the answer.
             let ok = unsafe { libc::statfs(c_path.as_ptr(), &mut stat) } == 0;
             if ok && stat.f_type as libc::c_long == TMPFS_MAGIC {
-                let path = Path::new(base).join(format!("lockprof-workload-{}", std::process::id()));
+                let path =
+                    Path::new(base).join(format!("lockprof-workload-{}-{}", std::process::id(), now_ns()));
                 std::fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
                 return Ok(TmpfsDir(path));
             }

@@ -62,8 +62,7 @@ impl Listing {
         Box::new(move || {
             let fd = listing.fd.load(Ordering::Acquire);
             // SAFETY: the kernel writes at most one page to `to`, which no Rust value lives in.
-            let list =
-                || unsafe { libc::syscall(libc::SYS_getdents64, fd, to.ptr::<u8>(), to.len()) as i64 };
+            let list = || unsafe { libc::syscall(libc::SYS_getdents64, fd, to.ptr::<u8>(), to.len()) as i64 };
             Ok(timed("getdents64", list)?.0)
         })
     }
@@ -139,9 +138,8 @@ fn creator(path: &std::path::Path) -> Result<Waiter> {
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_CLOEXEC;
     let job: crate::crew::Job = Box::new(move || {
         // SAFETY: the path is NUL-terminated. openat by number: libc's open() is not the same call everywhere.
-        let create = || unsafe {
-            libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o600) as i64
-        };
+        let create =
+            || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o600) as i64 };
         let (attempt, fd) = timed("create a file", create)?;
         // SAFETY: the descriptor is new and not used again.
         unsafe { libc::close(fd as libc::c_int) };

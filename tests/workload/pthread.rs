@@ -128,11 +128,7 @@ fn holding_job(mutex: &'static PthreadMutex, hold: &Arc<OrderedHold>) -> Job {
     })
 }
 
-fn muster(
-    mutex: &'static PthreadMutex,
-    wait: WaitFunction,
-    waiters: u64,
-) -> Result<Crew<Arc<OrderedHold>>> {
+fn muster(mutex: &'static PthreadMutex, wait: WaitFunction, waiters: u64) -> Result<Crew<Arc<OrderedHold>>> {
     let hold = OrderedHold::new()?;
     let holder = Member::spawn("holder", holding_job(mutex, &hold))?;
     let waiters = (0..waiters)

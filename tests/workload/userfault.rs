@@ -135,6 +135,14 @@ impl Hold for FaultPage {
     }
 }
 
+impl Drop for FaultPage {
+    /// Closing lets a thread that is stopped at the page go on; the mapping stays, because it may still use it.
+    fn drop(&mut self) {
+        // SAFETY: the descriptor belongs to this value and is not used again.
+        unsafe { libc::close(self.uffd) };
+    }
+}
+
 /// Address and length of a buffer that only system calls touch.
 #[derive(Clone, Copy)]
 pub struct UserBuffer(usize, usize);

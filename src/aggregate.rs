@@ -1,0 +1,257 @@
+//! Raw capture → [`Profile`] with addresses: rows per lock, sites in order, waits in flight.
+
+use crate::model::{
+    Frame, Hist, HookLine, InFlight, Lock, LockId, Meta, Profile, RawCapture, RawStack, SCHEMA, Site, SiteId,
+    Space, Stack, StackRef, WaitStats, Wakes,
+};
+use std::collections::HashMap;
+
+/// Frames and stacks of one profile, each kept once.
+struct Table<'c> {
+    raw: &'c HashMap<u64, Vec<u64>>,
+    frames: Vec<Frame>,
+    frame_ids: HashMap<(Space, Option<u32>, u64, bool), u32>,
+    stacks: Vec<Stack>,
+    stack_ids: HashMap<(u64, Option<u32>), u32>,
+}
+
+impl Table<'_> {
+    /// A user stack belongs to a process: the same addresses mean other code in another one.
+    fn stack(&mut self, raw: RawStack, space: Space, pid: Option<u32>) -> StackRef {
+        let id = match raw {
+            RawStack::Id(id) => id,
+            RawStack::Lost => return StackRef::Lost,
+            RawStack::NotTaken => return StackRef::NotTaken,
+        };
+        if let Some(index) = self.stack_ids.get(&(id, pid)) {
+            return StackRef::Stack(*index);
+        }
+        let Some(pcs) = self.raw.get(&id) else { return StackRef::Lost };
+        let frames = pcs
+            .iter()
+            .enumerate()
+            .map(|(depth, addr)| {
+                let key = (space, pid, *addr, depth == 0);
+                *self.frame_ids.entry(key).or_insert_with(|| {
+                    self.frames.push(Frame::unsymbolized(space, pid, *addr, depth == 0));
+                    self.frames.len() as u32 - 1
+                })
+            })
+            .collect();
+        self.stacks.push(Stack { frames, incomplete: false });
+        let index = self.stacks.len() as u32 - 1;
+        self.stack_ids.insert((id, pid), index);
+        StackRef::Stack(index)
+    }
+
+    fn of_site(&mut self, site: &SiteId) -> (StackRef, StackRef) {
+        (
+            self.stack(site.kernel_stack, Space::Kernel, None),
+            self.stack(site.user_stack, Space::User, Some(site.pid)),
+        )
+    }
+}
+
+/// Builds the profile. `capture.losses` and `capture.events` are taken over as they are.
+pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile {
+    let mut table = Table {
+        raw: &capture.stacks,
+        frames: Vec::new(),
+        frame_ids: HashMap::new(),
+        stacks: Vec::new(),
+        stack_ids: HashMap::new(),
+    };
+    let mut locks: HashMap<LockId, Lock> = HashMap::new();
+
+    for (id, wait) in &capture.sites {
+        let (kernel_stack, user_stack) = table.of_site(id);
+        let lock = locks.entry(id.lock).or_insert_with(|| empty(id.lock));
+        lock.wait.merge(wait);
+        lock.sites.push(Site { pid: id.pid, kernel_stack, user_stack, wait: *wait, hold: None });
+    }
+    for wait in &capture.in_flight {
+        let (kernel_stack, user_stack) = table.of_site(&wait.site);
+        let begin_ns = wait.begin_ns.max(capture.start_ns);
+        locks.entry(wait.site.lock).or_insert_with(|| empty(wait.site.lock)).in_flight.push(InFlight {
+            pid: wait.site.pid,
+            tid: wait.tid,
+            comm: wait.comm.clone(),
+            age_ns: capture.stop_ns.saturating_sub(begin_ns),
+            kernel_stack,
+            user_stack,
+        });
+    }
+    for (id, hold) in &capture.holds {
+        // Acquired, and nobody ever waited: still a lock of this profile.
+        locks.entry(*id).or_insert_with(|| empty(*id)).hold = Some(*hold);
+    }
+    for (id, raw) in &capture.locks {
+        // A futex that was only woken is no contended lock.
+        let Some(lock) = locks.get_mut(id) else { continue };
+        let hist = Hist::from_dense(&raw.hist);
+        lock.wait.wait_max_ns = at_least(lock.wait.wait_max_ns, hist.highest_low_ns());
+        lock.hist = Some(hist);
+        if id.kind.is_user() {
+            lock.wakes = Some(Wakes { calls: raw.wake_calls, woken: raw.woken });
+        }
+    }
+
+    let mut locks: Vec<Lock> = locks.into_values().collect();
+    for lock in &mut locks {
+        lock.sites.sort_by_key(|site| {
+            (std::cmp::Reverse(weight(&site.wait)), site.pid, site.kernel_stack, site.user_stack)
+        });
+        lock.in_flight.sort_by_key(|wait| (std::cmp::Reverse(wait.age_ns), wait.tid));
+    }
+    locks.sort_by_key(|lock| {
+        let held = lock.hold.map_or(0, |hold| hold.hold_total_ns);
+        (std::cmp::Reverse(lock.weight_ns()), std::cmp::Reverse(held), lock.kind, lock.addr, lock.pid)
+    });
+    Profile {
+        schema: SCHEMA.to_string(),
+        meta,
+        plan,
+        events: capture.events,
+        losses: capture.losses.clone(),
+        locks,
+        stacks: table.stacks,
+        frames: table.frames,
+    }
+}
+
+fn empty(id: LockId) -> Lock {
+    Lock {
+        kind: id.kind,
+        addr: id.addr,
+        pid: id.pid,
+        name: None,
+        call_site: None,
+        wait: WaitStats::default(),
+        hist: None,
+        hold: None,
+        wakes: None,
+        sites: Vec::new(),
+        in_flight: Vec::new(),
+    }
+}
+
+fn weight(wait: &WaitStats) -> u64 {
+    wait.wait_total_ns + wait.aborted_total_ns
+}
+
+/// See raise_max() in bpf/core.bpf.h: the histogram corrects a maximum that lost a race.
+fn at_least(max: Option<u64>, low: Option<u64>) -> Option<u64> {
+    max.map(|max| max.max(low.unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{EndReason, LockKind, RawLock, RawWait, Target, TargetKind, bucket_of};
+
+    fn meta() -> Meta {
+        Meta {
+            version: "0".into(),
+            command: vec![],
+            hostname: "h".into(),
+            kernel: "6.1".into(),
+            arch: "x86_64".into(),
+            cpus: 2,
+            start_unix_s: 0,
+            duration_ns: 1000,
+            target: Target {
+                kind: TargetKind::System,
+                pids: vec![],
+                comms: vec![],
+                command: vec![],
+                exit_status: None,
+            },
+            ended_by: EndReason::Duration,
+            hold: false,
+        }
+    }
+
+    fn lock(addr: u64) -> LockId {
+        LockId { kind: LockKind::Mutex, addr, pid: None }
+    }
+
+    fn site(addr: u64, pid: u32, kernel: u64) -> SiteId {
+        SiteId { lock: lock(addr), pid, kernel_stack: RawStack::Id(kernel), user_stack: RawStack::NotTaken }
+    }
+
+    fn waits(contended: u64, total: u64) -> WaitStats {
+        WaitStats {
+            contended,
+            wait_total_ns: total,
+            wait_min_ns: Some(total / contended),
+            wait_max_ns: Some(total / contended),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn sites_of_one_lock_are_one_row_and_add_up() {
+        let capture = RawCapture {
+            sites: vec![(site(1, 7, 10), waits(2, 20)), (site(1, 8, 11), waits(1, 100)), (site(2, 7, 10), waits(1, 5))],
+            stacks: HashMap::from([(10, vec![0xa, 0xb]), (11, vec![0xc, 0xb])]),
+            ..Default::default()
+        };
+        let profile = profile(capture, meta(), vec![]);
+        assert_eq!(profile.locks.len(), 2);
+        let first = &profile.locks[0];
+        assert_eq!((first.addr, first.wait.contended, first.wait.wait_total_ns), (1, 3, 120));
+        assert_eq!((first.wait.wait_min_ns, first.wait.wait_max_ns), (Some(10), Some(100)));
+        assert_eq!(first.sites[0].pid, 8, "the longest waiting site comes first");
+        assert_eq!(profile.frames.len(), 3, "a frame two stacks share is kept once");
+    }
+
+    #[test]
+    fn a_lock_that_only_hangs_is_ranked_by_the_age_of_its_waits() {
+        let capture = RawCapture {
+            sites: vec![(site(1, 7, 10), waits(1, 100))],
+            in_flight: vec![RawWait { site: site(2, 7, 10), tid: 70, comm: "t".into(), begin_ns: 500 }],
+            stop_ns: 1500,
+            ..Default::default()
+        };
+        let profile = profile(capture, meta(), vec![]);
+        assert_eq!(profile.locks[0].addr, 2);
+        assert_eq!(profile.locks[0].in_flight[0].age_ns, 1000);
+        assert_eq!(profile.locks[0].wait.contended, 0);
+    }
+
+    #[test]
+    fn a_stack_that_did_not_fit_is_lost_and_its_wait_is_not() {
+        let capture = RawCapture { sites: vec![(site(1, 7, 99), waits(1, 100))], ..Default::default() };
+        let profile = profile(capture, meta(), vec![]);
+        assert_eq!(profile.locks[0].sites[0].kernel_stack, StackRef::Lost);
+        assert_eq!(profile.locks[0].wait.wait_total_ns, 100);
+    }
+
+    #[test]
+    fn user_frames_of_two_processes_are_not_shared() {
+        let of = |pid| SiteId {
+            lock: lock(1),
+            pid,
+            kernel_stack: RawStack::NotTaken,
+            user_stack: RawStack::Id(10),
+        };
+        let capture = RawCapture {
+            sites: vec![(of(7), waits(1, 1)), (of(8), waits(1, 1))],
+            stacks: HashMap::from([(10, vec![0xa])]),
+            ..Default::default()
+        };
+        assert_eq!(profile(capture, meta(), vec![]).frames.len(), 2);
+    }
+
+    #[test]
+    fn the_histogram_raises_a_maximum_that_lost_a_race() {
+        let mut hist = vec![0; crate::model::BUCKETS];
+        hist[bucket_of(1 << 20)] = 1;
+        let capture = RawCapture {
+            sites: vec![(site(1, 7, 10), waits(1, 100))],
+            locks: HashMap::from([(lock(1), RawLock { hist, wake_calls: 0, woken: 0 })]),
+            ..Default::default()
+        };
+        assert_eq!(profile(capture, meta(), vec![]).locks[0].wait.wait_max_ns, Some(1 << 20));
+    }
+}

@@ -1,0 +1,251 @@
+//! Plan: per hooked function the method, or the reason it is skipped. A pure function of
+//! ([`Facts`], [`Wishes`]).
+//!
+//! Preference per function: fentry, kprobe.multi, kprobe. The contention tracepoints serve the
+//! kinds none of whose functions could be hooked, and the kinds that have no function here; the
+//! syscall tracepoints serve futexes when futex_wait could not be hooked, because they tax every
+//! system call.
+
+use super::catalog::{self, Level, LockFn, Tracepoint};
+use crate::kernel::Facts;
+use crate::model::{Backend, Family, HookLine, LockKind};
+
+/// `--backend`: use this method only, so that each can be tested and a bad one avoided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    Fentry,
+    /// kprobe.multi where the kernel has it, else single kprobes.
+    Kprobe,
+    Tracepoint,
+}
+
+impl Only {
+    fn name(self) -> &'static str {
+        match self {
+            Only::Fentry => "fentry",
+            Only::Kprobe => "kprobe",
+            Only::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+/// What the user asked for, as far as hooks depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    pub only: Option<Only>,
+    pub hold: bool,
+    /// Children of the target are followed.
+    pub follow_forks: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    pub function: &'static str,
+    pub families: Vec<Family>,
+    pub backend: Option<Backend>,
+    pub reason: String,
+    pub blind: Option<String>,
+}
+
+impl Hook {
+    pub fn to_line(&self) -> HookLine {
+        HookLine {
+            function: self.function.to_string(),
+            families: self.families.clone(),
+            backend: self.backend,
+            reason: self.reason.clone(),
+            blind: self.blind.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub hooks: Vec<Hook>,
+    /// Kinds that contention_begin/_end account for.
+    pub tracepoint_kinds: Vec<LockKind>,
+    /// Process life-cycle tracepoints to attach.
+    pub lifecycle: Vec<&'static str>,
+}
+
+impl Plan {
+    pub fn new(facts: &Facts, wishes: &Wishes) -> Plan {
+        let mut hooks = Vec::new();
+        for function in catalog::FUNCTIONS {
+            if function.level == Level::Hold && !wishes.hold {
+                continue;
+            }
+            hooks.push(plan_function(facts, wishes, function));
+        }
+
+        let hooked: Vec<&str> =
+            hooks.iter().filter(|hook| hook.backend.is_some()).map(|hook| hook.function).collect();
+        let kind_is_hooked = |kind: LockKind| {
+            catalog::FUNCTIONS.iter().any(|function| {
+                function.kind == kind && function.level == Level::Contended && hooked.contains(&function.name)
+            })
+        };
+        let futex_is_hooked = hooked.contains(&"futex_wait");
+
+        let tracepoints = plan_tracepoints(facts, wishes, &catalog::CONTENTION);
+        let contention = tracepoints.iter().all(|hook| hook.backend.is_some());
+        let tracepoint_kinds: Vec<LockKind> = LockKind::ALL
+            .into_iter()
+            .filter(|kind| contention && !kind.is_user() && !kind_is_hooked(*kind))
+            .collect();
+        let syscalls = plan_tracepoints(facts, wishes, &catalog::SYSCALL);
+
+        // What the tracepoints see is not lost with the function that would also have seen it.
+        for hook in &mut hooks {
+            if hook.backend.is_some() {
+                continue;
+            }
+            let Some(function) = catalog::FUNCTIONS.iter().find(|f| f.name == hook.function) else { continue };
+            if function.level == Level::Hold {
+                continue;
+            }
+            if tracepoint_kinds.contains(&function.kind) {
+                hook.blind = catalog::tracepoint_holes(function.kind.family()).map(String::from);
+                hook.reason.push_str("; contention_begin/_end serve instead");
+            } else if function.kind.is_user()
+                && !futex_is_hooked
+                && syscalls.iter().all(|hook| hook.backend.is_some())
+            {
+                hook.blind = None;
+                hook.reason.push_str("; sys_enter/sys_exit serve instead");
+            }
+        }
+        hooks.extend(tracepoints.into_iter().map(|mut hook| {
+            hook.families.retain(|family| {
+                tracepoint_kinds.iter().any(|kind| kind.family() == *family)
+                    || (!contention && catalog::TRACEPOINT_ONLY.contains(family))
+            });
+            hook
+        }));
+        if !futex_is_hooked {
+            hooks.extend(syscalls);
+        } else {
+            // Needed no more: attaching them would tax every system call.
+            hooks.extend(syscalls.into_iter().map(|hook| Hook {
+                backend: None,
+                reason: "not needed: futex_wait is hooked, and this taxes every system call".into(),
+                blind: None,
+                ..hook
+            }));
+        }
+
+        let lifecycle = catalog::LIFECYCLE
+            .into_iter()
+            .filter(|name| facts.tracepoints.contains(*name) && facts.raw_tracepoint.works())
+            .filter(|name| *name != "sched_process_fork" || wishes.follow_forks)
+            .collect();
+        Plan { hooks, tracepoint_kinds, lifecycle }
+    }
+
+    /// Hooks that will be attached.
+    pub fn used(&self) -> impl Iterator<Item = &Hook> {
+        self.hooks.iter().filter(|hook| hook.backend.is_some())
+    }
+
+    /// Some wait of some family can be seen.
+    pub fn sees_anything(&self) -> bool {
+        self.used().any(|hook| hook.function != "futex_wake")
+    }
+
+    /// How the waits of a family are seen: the method, or the reason they are not.
+    pub fn family(&self, family: Family) -> Vec<&Hook> {
+        self.hooks.iter().filter(|hook| hook.families.contains(&family)).collect()
+    }
+}
+
+fn plan_function(facts: &Facts, wishes: &Wishes, function: &LockFn) -> Hook {
+    let (backend, reason) = choose(facts, wishes, function);
+    Hook {
+        function: function.name,
+        families: vec![function.kind.family()],
+        backend,
+        reason,
+        blind: backend.is_none().then(|| function.blind.to_string()),
+    }
+}
+
+fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>, String) {
+    let allowed = |only| wishes.only.is_none() || wishes.only == Some(only);
+    let Some(about) = facts.functions.get(function.name) else {
+        return (None, "nothing is known about it".into());
+    };
+    let mut reasons = Vec::new();
+    if allowed(Only::Fentry) {
+        match &about.fentry {
+            // BTF lists functions that exist only as name.isra.0: kernels.md section 2.
+            _ if !about.in_kallsyms => {}
+            crate::kernel::Trial::Works => return (Some(Backend::Fentry), "a trial load worked".into()),
+            crate::kernel::Trial::Refused(why) => reasons.push(why.clone()),
+        }
+    }
+    if allowed(Only::Kprobe) && about.in_kallsyms {
+        match (&facts.kprobe, &facts.kprobe_multi) {
+            (crate::kernel::Trial::Refused(why), _) => reasons.push(why.clone()),
+            (_, crate::kernel::Trial::Works) => {
+                if !function.sleeps() || facts.kprobe_multi_sees_every_return() {
+                    reasons.push("a trial link worked".into());
+                    return (Some(Backend::KprobeMulti), reasons.join("; "));
+                }
+                reasons.push("kprobe.multi before 6.14 loses returns of functions that sleep".into());
+                return (Some(Backend::Kprobe), reasons.join("; "));
+            }
+            (_, crate::kernel::Trial::Refused(why)) => {
+                reasons.push(why.clone());
+                return (Some(Backend::Kprobe), reasons.join("; "));
+            }
+        }
+    }
+    if !about.in_kallsyms {
+        reasons.push("this kernel has no function of this name".into());
+    }
+    if let Some(only) = wishes.only
+        && reasons.is_empty()
+    {
+        reasons.push(format!("--backend {} does not hook functions", only.name()));
+    }
+    (None, reasons.join("; "))
+}
+
+fn plan_tracepoints(facts: &Facts, wishes: &Wishes, tracepoints: &[Tracepoint]) -> Vec<Hook> {
+    let mut hooks = Vec::new();
+    for tracepoint in tracepoints {
+        let (backend, reason) = if let Some(only @ (Only::Fentry | Only::Kprobe)) = wishes.only {
+            (None, format!("--backend {} excludes tracepoints", only.name()))
+        } else if !facts.tracepoints.contains(tracepoint.name) {
+            (None, format!("this kernel has no such tracepoint (it came with {})", tracepoint.since))
+        } else if let crate::kernel::Trial::Refused(why) = &facts.raw_tracepoint {
+            (None, why.clone())
+        } else {
+            (Some(Backend::Tracepoint), "raw tracepoint".to_string())
+        };
+        let blind = backend.is_none().then(|| {
+            let families: Vec<&str> = tracepoint
+                .families
+                .iter()
+                .filter(|family| catalog::TRACEPOINT_ONLY.contains(family) || **family == Family::Futex)
+                .map(|family| family.name())
+                .collect();
+            format!("waits for {}", families.join(", "))
+        });
+        hooks.push(Hook {
+            function: tracepoint.name,
+            families: tracepoint.families.to_vec(),
+            backend,
+            reason,
+            blind,
+        });
+    }
+    // One without its other half is worth nothing.
+    if hooks.iter().any(|hook| hook.backend.is_none()) {
+        for hook in hooks.iter_mut().filter(|hook| hook.backend.is_some()) {
+            hook.backend = None;
+            hook.reason = "its other half is missing".into();
+        }
+    }
+    hooks
+}

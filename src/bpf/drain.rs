@@ -1,0 +1,123 @@
+//! Maps → wire records.
+
+use super::load::Tracer;
+use super::skel::types;
+use super::wire;
+use crate::model::RawCapture;
+use anyhow::{Context, Result};
+use libbpf_rs::{MapCore, MapFlags};
+use std::os::fd::AsRawFd;
+use std::ptr::null_mut;
+
+/// Entries asked for per system call; a bucket larger than this doubles it.
+const BATCH: usize = 1024;
+
+impl Tracer {
+    /// Reads everything out. Call after [`Tracer::deactivate`]; the maps keep their contents.
+    pub fn collect(&self) -> Result<RawCapture> {
+        let maps = &self.skel().maps;
+        let mut capture = RawCapture::default();
+
+        each(&maps.sites, |key: types::site_key, value: types::site_stats| {
+            if let Some(id) = wire::site_id(&key) {
+                capture.sites.push((id, wire::wait_stats(&value)));
+            }
+        })
+        .context("Failed to read the map of waits per site")?;
+        each(&maps.locks, |key: types::lock_key, value: types::lock_stats| {
+            if let Some(id) = wire::lock_id(&key) {
+                capture.locks.insert(id, wire::raw_lock(&value));
+            }
+        })
+        .context("Failed to read the map of locks")?;
+        each(&maps.holds, |key: types::lock_key, value: types::hold_stats| {
+            if let Some(id) = wire::lock_id(&key) {
+                capture.holds.insert(id, wire::hold_stats(&value));
+            }
+        })
+        .context("Failed to read the map of holds")?;
+        each_bytes(&maps.stacks, |key, value| {
+            let id = u64::from_ne_bytes(key.try_into().expect("the key is a u64"));
+            capture.stacks.insert(id, wire::frames(&wire::read(value)));
+        })
+        .context("Failed to read the map of stacks")?;
+        each(&maps.waits, |key: types::wait_key, value: types::wait| {
+            capture.in_flight.extend(wire::raw_wait(&key, &value));
+        })
+        .context("Failed to read the map of ongoing waits")?;
+
+        let zero = 0u32.to_ne_bytes();
+        for cpu in maps.spin.lookup_percpu(&zero, MapFlags::ANY)?.into_iter().flatten() {
+            capture.in_flight.extend(wire::spin_waits(&wire::read(&cpu)));
+        }
+        let mut counters = types::counters::default();
+        for cpu in maps.counters.lookup_percpu(&zero, MapFlags::ANY)?.into_iter().flatten() {
+            wire::add_counters(&mut counters, &wire::read(&cpu));
+        }
+        capture.events = wire::event_counts(&counters, self.hooks_attached());
+        capture.losses = wire::losses(&counters);
+        capture.losses.extend(self.misses());
+        Ok(capture)
+    }
+}
+
+fn each<K, V>(map: &impl MapCore, mut visit: impl FnMut(K, V)) -> Result<()>
+where
+    K: plain::Plain + Copy + Default,
+    V: plain::Plain + Copy + Default,
+{
+    each_bytes(map, |key, value| visit(wire::read(key), wire::read(value)))
+}
+
+/// Visits every entry of a hash map.
+///
+/// Not libbpf-rs's `lookup_batch`: it takes a short batch for the last one, but the kernel returns
+/// short batches whenever the next bucket does not fit (62 of 40 000 entries seen).
+fn each_bytes(map: &impl MapCore, mut visit: impl FnMut(&[u8], &[u8])) -> Result<()> {
+    let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
+    let fd = map.as_fd().as_raw_fd();
+    let options = libbpf_sys::bpf_map_batch_opts {
+        sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,
+        ..Default::default()
+    };
+    // For hashes the position is a u32 bucket number; the kernel wants room for a key too.
+    let mut position = vec![0u8; key_size.max(8)];
+    let mut next = position.clone();
+    let mut first = true;
+    let mut capacity = BATCH;
+    let (mut keys, mut values) = (vec![0; capacity * key_size], vec![0; capacity * value_size]);
+    loop {
+        let mut count = capacity as u32;
+        let from = if first { null_mut() } else { position.as_mut_ptr().cast() };
+        // SAFETY: the buffers hold `capacity` keys and values, the position a whole key.
+        let result = unsafe {
+            libbpf_sys::bpf_map_lookup_batch(
+                fd,
+                from,
+                next.as_mut_ptr().cast(),
+                keys.as_mut_ptr().cast(),
+                values.as_mut_ptr().cast(),
+                &mut count,
+                &options,
+            )
+        };
+        match -result {
+            libc::ENOSPC => {
+                capacity *= 2;
+                keys.resize(capacity * key_size, 0);
+                values.resize(capacity * value_size, 0);
+                continue;
+            }
+            libc::EINTR => continue,
+            0 | libc::ENOENT => {}
+            errno => return Err(std::io::Error::from_raw_os_error(errno).into()),
+        }
+        let pairs = keys.chunks_exact(key_size).zip(values.chunks_exact(value_size));
+        pairs.take(count as usize).for_each(|(key, value)| visit(key, value));
+        if -result == libc::ENOENT {
+            return Ok(());
+        }
+        std::mem::swap(&mut position, &mut next);
+        first = false;
+    }
+}

@@ -1,0 +1,377 @@
+//! Plan → open → read-only data and map sizes → autoload by plan → load → attach → activate.
+
+use super::skel::{LockprofSkel, LockprofSkelBuilder, types};
+use super::tracefs_kprobe::{self, KprobeEvent};
+use super::wire;
+use crate::attach::plan::{Hook, Plan};
+use crate::kernel::Facts;
+use crate::model::{Backend, Loss};
+use anyhow::{Context, Result, anyhow};
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{
+    KprobeMultiOpts, Link, MapCore, MapFlags, OpenObject, PrintLevel, ProgramAttachType, ProgramMut,
+    RingBufferBuilder,
+};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Which processes are traced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// All but lockprof itself.
+    All,
+    Pids(Vec<u32>),
+}
+
+/// What of session::Config the BPF side needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub targets: Targets,
+    pub follow_forks: bool,
+    /// Entries of the maps of sites, stacks, waits and holds; a quarter of it for locks with histograms.
+    pub map_entries: u32,
+    /// Bytes of the ring buffer of notices: a power of two, at least a page.
+    pub notice_bytes: u32,
+}
+
+/// Loaded and attached programs. Dropping it detaches them.
+pub struct Tracer {
+    // Links go first: nothing may run while the maps go away.
+    links: Vec<Attached>,
+    skel: Box<LockprofSkel<'static>>,
+    /// Processes that user space should look at, filled by `poll`.
+    noticed: Rc<RefCell<BTreeSet<u32>>>,
+    notices: libbpf_rs::RingBuffer<'static>,
+}
+
+struct Attached {
+    program: String,
+    // Before the event: a definition in use can not be removed.
+    link: Link,
+    event: Option<KprobeEvent>,
+}
+
+/// The last lines libbpf said, for the error message; it writes the verifier's log there.
+static LIBBPF_SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn remember(_level: PrintLevel, text: String) {
+    let mut said = LIBBPF_SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    said.extend(text.lines().map(String::from));
+    let keep = 12;
+    let drop = said.len().saturating_sub(keep);
+    said.drain(..drop);
+}
+
+/// `mutex_lock__fexit` → (`mutex_lock`, `fexit`)
+fn split_name(program: &str) -> (&str, &str) {
+    program.rsplit_once("__").unwrap_or((program, ""))
+}
+
+fn suffixes(backend: Backend) -> &'static [&'static str] {
+    match backend {
+        Backend::Fentry => &["fentry", "fexit"],
+        Backend::Kprobe | Backend::KprobeMulti => &["kprobe", "kretprobe"],
+        Backend::Tracepoint => &["tp"],
+    }
+}
+
+/// The plan's hook that a program belongs to.
+fn hook_of<'p>(plan: &'p Plan, program: &str) -> Option<&'p Hook> {
+    let (function, suffix) = split_name(program);
+    plan.used().find(|hook| {
+        hook.function == function && hook.backend.is_some_and(|backend| suffixes(backend).contains(&suffix))
+    })
+}
+
+fn is_lifecycle(plan: &Plan, program: &str) -> bool {
+    let (function, suffix) = split_name(program);
+    suffix == "tp" && plan.lifecycle.contains(&function)
+}
+
+impl Tracer {
+    /// Loads and attaches everything the plan uses; nothing is counted before [`Tracer::activate`].
+    ///
+    /// A hook that loads and then cannot be attached is struck out of the plan, with the reason.
+    pub fn start(plan: &mut Plan, facts: &Facts, settings: &Settings) -> Result<Tracer> {
+        libbpf_rs::set_print(Some((PrintLevel::Warn, remember)));
+        // SAFETY: no preconditions; before 5.11 BPF memory counts against this limit.
+        unsafe {
+            let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+            libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited);
+        }
+        // Lives until the process ends: the skeleton borrows it, and there is one per run.
+        let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = LockprofSkelBuilder::default().open(storage).context("Failed to open the BPF object")?;
+
+        let rodata = open.maps.rodata_data.as_deref_mut().context("The BPF object has no .rodata")?;
+        configure(&mut rodata.cfg, plan, facts, settings);
+
+        let entries = settings.map_entries.max(1);
+        open.maps.sites.set_max_entries(entries)?;
+        open.maps.stacks.set_max_entries(entries)?;
+        open.maps.waits.set_max_entries(entries)?;
+        open.maps.locks.set_max_entries((entries / 4).max(1))?;
+        let holds = if plan.used().any(|hook| hook.function == "mutex_unlock") { entries } else { 1 };
+        open.maps.held.set_max_entries(holds)?;
+        open.maps.holds.set_max_entries(holds)?;
+        open.maps.calls.set_max_entries(entries)?;
+        open.maps.notices.set_max_entries(settings.notice_bytes)?;
+        let target_entries = match &settings.targets {
+            Targets::All => 1,
+            Targets::Pids(pids) => entries.max(pids.len() as u32),
+        };
+        open.maps.targets.set_max_entries(target_entries)?;
+
+        for mut program in open.open_object_mut().progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            let hook = hook_of(plan, &name);
+            program.set_autoload(hook.is_some() || is_lifecycle(plan, &name));
+            if hook.is_some_and(|hook| hook.backend == Some(Backend::KprobeMulti)) {
+                program.set_attach_type(ProgramAttachType::KprobeMulti);
+            }
+        }
+        let skel = open.load().map_err(|err| {
+            let said = LIBBPF_SAID.lock().map(|said| said.join("\n  ")).unwrap_or_default();
+            anyhow!("{err}\n  {said}").context("Failed to load the BPF programs")
+        })?;
+
+        if let Targets::Pids(pids) = &settings.targets {
+            for pid in pids {
+                let one = 1u32.to_ne_bytes();
+                skel.maps
+                    .targets
+                    .update(&pid.to_ne_bytes(), &one, MapFlags::ANY)
+                    .context("Failed to write the map of targets")?;
+            }
+        }
+        let noticed = Rc::new(RefCell::new(BTreeSet::new()));
+        let mut builder = RingBufferBuilder::new();
+        let sink = Rc::clone(&noticed);
+        builder
+            .add(&skel.maps.notices, move |bytes| {
+                sink.borrow_mut().insert(wire::read::<types::notice>(bytes).tgid);
+                0
+            })
+            .context("Failed to open the ring buffer")?;
+        let notices = builder.build().context("Failed to open the ring buffer")?;
+
+        let mut tracer = Tracer { links: Vec::new(), skel: Box::new(skel), noticed, notices };
+        tracer.attach(plan)?;
+        Ok(tracer)
+    }
+
+    fn attach(&mut self, plan: &mut Plan) -> Result<()> {
+        if plan.used().any(|hook| hook.backend == Some(Backend::Kprobe)) {
+            tracefs_kprobe::remove_leftovers();
+        }
+        let mut failed: Vec<(String, String)> = Vec::new();
+        let mut links = Vec::new();
+        for program in libbpf_rs::skel::Skel::object_mut(&mut *self.skel).progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            if is_lifecycle(plan, &name) {
+                let link = program
+                    .attach_raw_tracepoint(split_name(&name).0)
+                    .with_context(|| format!("Failed to attach {}", split_name(&name).0))?;
+                links.push(Attached { program: name, link, event: None });
+                continue;
+            }
+            let Some(hook) = hook_of(plan, &name) else { continue };
+            match attach_one(&program, hook) {
+                Ok((link, event)) => links.push(Attached { program: name, link, event }),
+                Err(err) => failed.push((hook.function.to_string(), format!("{err:#}"))),
+            }
+        }
+        for (function, why) in failed {
+            // Half a pair would count begins without ends.
+            links.retain(|attached| split_name(&attached.program).0 != function);
+            for hook in plan.hooks.iter_mut().filter(|hook| hook.function == function) {
+                hook.backend = None;
+                hook.reason = format!("Failed to attach {function}: {why}");
+                hook.blind.get_or_insert_with(|| format!("what {function} shows"));
+            }
+        }
+        self.links = links;
+        Ok(())
+    }
+
+    /// From now on events count.
+    pub fn activate(&mut self) -> Result<()> {
+        self.set_active(1)
+    }
+
+    /// From now on nothing is written into the maps any more.
+    pub fn deactivate(&mut self) -> Result<()> {
+        self.set_active(0)
+    }
+
+    fn set_active(&mut self, value: u32) -> Result<()> {
+        let bss = self.skel.maps.bss_data.as_deref_mut().context("The BPF object has no .bss")?;
+        // SAFETY: a live, writable mapping of the program's globals; BPF reads it as volatile.
+        unsafe { std::ptr::write_volatile(&mut bss.active, value) };
+        Ok(())
+    }
+
+    /// Waits up to `timeout` for notices; returns the processes to look at.
+    pub fn poll(&self, timeout: Duration) -> Result<BTreeSet<u32>> {
+        match self.notices.poll(timeout) {
+            Ok(()) => {}
+            Err(err) if err.kind() == libbpf_rs::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err).context("Failed to poll the ring buffer"),
+        }
+        Ok(std::mem::take(&mut self.noticed.borrow_mut()))
+    }
+
+    pub(super) fn skel(&self) -> &LockprofSkel<'static> {
+        &self.skel
+    }
+
+    /// Hooked functions and tracepoints that count waits; a pair of programs is one hook.
+    pub(super) fn hooks_attached(&self) -> u64 {
+        let functions: BTreeSet<&str> = self
+            .links
+            .iter()
+            .map(|attached| split_name(&attached.program).0)
+            .filter(|function| !function.starts_with("sched_process_"))
+            .collect();
+        functions.len() as u64
+    }
+
+    /// Events the kernel did not deliver, as far as it counts them.
+    pub(super) fn misses(&self) -> Vec<Loss> {
+        let mut recursion = 0;
+        for program in libbpf_rs::skel::Skel::object(&*self.skel).progs() {
+            if program.autoload() {
+                recursion += recursion_misses(program.as_fd().as_raw_fd()).unwrap_or(0);
+            }
+        }
+        let mut kprobe = 0;
+        for attached in &self.links {
+            kprobe += match &attached.event {
+                Some(event) => event.missed().unwrap_or(0),
+                None => attached.link.info().map_or(0, |info| missed_of(&info.info)),
+            };
+        }
+        vec![
+            Loss {
+                reason: "recursion_misses".into(),
+                count: recursion,
+                meaning: "program runs the kernel skipped because the program was running on that CPU (of any process)"
+                    .into(),
+            },
+            Loss {
+                reason: "kprobe_misses".into(),
+                count: kprobe,
+                meaning: "kprobe hits the kernel did not deliver (of any process)".into(),
+            },
+        ]
+    }
+}
+
+fn missed_of(info: &libbpf_rs::query::LinkTypeInfo) -> u64 {
+    use libbpf_rs::query::{LinkTypeInfo, PerfEventType};
+    match info {
+        LinkTypeInfo::KprobeMulti(info) => info.missed,
+        LinkTypeInfo::PerfEvent(info) => match &info.event_type {
+            PerfEventType::Kprobe { missed, .. } => *missed,
+            _ => 0,
+        },
+        _ => 0,
+    }
+}
+
+fn recursion_misses(fd: i32) -> Option<u64> {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut size = size_of::<libbpf_sys::bpf_prog_info>() as u32;
+    // SAFETY: info is as large as size says.
+    let result =
+        unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd, (&raw mut info).cast(), &mut size) };
+    (result == 0).then_some(info.recursion_misses)
+}
+
+fn configure(cfg: &mut types::config, plan: &Plan, facts: &Facts, settings: &Settings) {
+    let arguments = |function: &str, usual: u32| {
+        facts.functions.get(function).and_then(|about| about.arguments).unwrap_or(usual)
+    };
+    cfg.self_tgid = std::process::id();
+    cfg.follow_forks = settings.follow_forks.into();
+    (cfg.filter, cfg.target_tgid) = match &settings.targets {
+        Targets::All => (types::filter::FILTER_ALL.0, 0),
+        Targets::Pids(pids) if pids.len() == 1 && !settings.follow_forks => {
+            (types::filter::FILTER_ONE.0, pids[0])
+        }
+        Targets::Pids(_) => (types::filter::FILTER_SET.0, 0),
+    };
+    cfg.tracepoint_kinds = plan.tracepoint_kinds.iter().map(|kind| wire::kind_bit(*kind)).fold(0, |a, b| a | b);
+    // Only fexit programs use these, and those exist only where BTF has the function.
+    cfg.rwsem_read_nargs = arguments("rwsem_down_read_slowpath", 3);
+    cfg.rwsem_write_nargs = arguments("rwsem_down_write_slowpath", 2);
+    cfg.futex_wait_nargs = arguments("futex_wait", 5);
+    cfg.futex_lock_pi_nargs = arguments("futex_lock_pi", 4);
+    cfg.futex_wake_nargs = arguments("futex_wake", 4);
+    cfg.futex_nr = libc::SYS_futex as u32;
+}
+
+fn attach_one(program: &ProgramMut<'_>, hook: &Hook) -> Result<(Link, Option<KprobeEvent>)> {
+    let name = program.name().to_string_lossy().into_owned();
+    let retprobe = name.ends_with("__kretprobe");
+    let link = match hook.backend {
+        Some(Backend::Fentry) => program.attach_trace()?,
+        Some(Backend::Kprobe) => {
+            let (definition, event) = KprobeEvent::new(hook.function, retprobe)?;
+            let link = program.attach_perf_event(event.as_raw_fd())?;
+            // The link owns the descriptor from here on and closes it.
+            let _ = event.into_raw_fd();
+            return Ok((link, Some(definition)));
+        }
+        Some(Backend::KprobeMulti) => program.attach_kprobe_multi_with_opts(KprobeMultiOpts {
+            symbols: vec![hook.function.to_string()],
+            retprobe,
+            ..Default::default()
+        })?,
+        Some(Backend::Tracepoint) => program.attach_raw_tracepoint(hook.function)?,
+        None => unreachable!("hook_of() returns used hooks only"),
+    };
+    Ok((link, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::catalog;
+
+    fn programs() -> Vec<String> {
+        let mut storage = MaybeUninit::uninit();
+        let open = LockprofSkelBuilder::default().open(&mut storage).expect("the object opens without privileges");
+        open.open_object().progs().map(|program| program.name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn every_program_belongs_to_the_catalog() {
+        let known: BTreeSet<&str> =
+            catalog::function_names().into_iter().chain(catalog::tracepoint_names()).collect();
+        for program in programs() {
+            assert!(known.contains(split_name(&program).0), "{program} is in no catalog");
+        }
+    }
+
+    #[test]
+    fn every_function_of_the_catalog_has_programs_for_fentry_and_for_kprobes() {
+        let programs = programs();
+        for function in catalog::function_names() {
+            for backend in [Backend::Fentry, Backend::Kprobe] {
+                let found = suffixes(backend)
+                    .iter()
+                    .any(|suffix| programs.contains(&format!("{function}__{suffix}")));
+                assert!(found, "{function} has no program for {}", backend.name());
+            }
+        }
+        for tracepoint in catalog::tracepoint_names() {
+            assert!(programs.contains(&format!("{tracepoint}__tp")), "{tracepoint} has no program");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Bytes from BPF → model. Layouts come from the generated skeleton; no policy here.
+
+use super::skel::types;
+use crate::model::{
+    EventCounts, HoldStats, LockId, LockKind, Loss, RawLock, RawStack, RawWait, SiteId, WaitStats,
+};
+use plain::Plain;
+
+// SAFETY: plain C structs of integers, for which every bit pattern is valid.
+unsafe impl Plain for types::site_key {}
+unsafe impl Plain for types::site_stats {}
+unsafe impl Plain for types::lock_key {}
+unsafe impl Plain for types::lock_stats {}
+unsafe impl Plain for types::hold_stats {}
+unsafe impl Plain for types::wait_key {}
+unsafe impl Plain for types::wait {}
+unsafe impl Plain for types::spin_waits {}
+unsafe impl Plain for types::stack {}
+unsafe impl Plain for types::counters {}
+unsafe impl Plain for types::notice {}
+
+/// Reads a record out of map bytes.
+pub fn read<T: Plain + Copy + Default>(bytes: &[u8]) -> T {
+    let mut value = T::default();
+    plain::copy_from_bytes(&mut value, bytes).expect("the kernel returns whole records");
+    value
+}
+
+pub fn kind(wire: u32) -> Option<LockKind> {
+    use types::lock_kind as K;
+    Some(match K(wire) {
+        K::KIND_MUTEX => LockKind::Mutex,
+        K::KIND_RWSEM_READ => LockKind::RwsemRead,
+        K::KIND_RWSEM_WRITE => LockKind::RwsemWrite,
+        K::KIND_SPINLOCK => LockKind::Spinlock,
+        K::KIND_RWLOCK_READ => LockKind::RwlockRead,
+        K::KIND_RWLOCK_WRITE => LockKind::RwlockWrite,
+        K::KIND_SEMAPHORE => LockKind::Semaphore,
+        K::KIND_PERCPU_RWSEM_READ => LockKind::PercpuRwsemRead,
+        K::KIND_PERCPU_RWSEM_WRITE => LockKind::PercpuRwsemWrite,
+        K::KIND_RTMUTEX => LockKind::RtMutex,
+        K::KIND_FUTEX => LockKind::Futex,
+        K::KIND_FUTEX_PI => LockKind::FutexPi,
+        _ => return None,
+    })
+}
+
+/// The bit of a kind in `config.tracepoint_kinds`.
+pub fn kind_bit(wanted: LockKind) -> u32 {
+    let wire = (0..types::lock_kind::KIND_COUNT.0).find(|wire| kind(*wire) == Some(wanted));
+    1 << wire.expect("every model kind has a wire kind")
+}
+
+pub fn lock_id(key: &types::lock_key) -> Option<LockId> {
+    let kind = kind(key.kind)?;
+    Some(LockId { kind, addr: key.addr, pid: (key.tgid != 0).then_some(key.tgid) })
+}
+
+fn raw_stack(id: u64) -> RawStack {
+    match id {
+        // STACK_LOST and STACK_NOT_TAKEN of lockprof.h
+        0 => RawStack::Lost,
+        1 => RawStack::NotTaken,
+        id => RawStack::Id(id),
+    }
+}
+
+pub fn site_id(key: &types::site_key) -> Option<SiteId> {
+    Some(SiteId {
+        lock: lock_id(&key.lock)?,
+        pid: key.tgid,
+        kernel_stack: raw_stack(key.kernel_stack),
+        user_stack: raw_stack(key.user_stack),
+    })
+}
+
+pub fn wait_stats(wire: &types::site_stats) -> WaitStats {
+    let any = wire.contended > 0;
+    WaitStats {
+        contended: wire.contended,
+        wait_total_ns: wire.wait_total_ns,
+        wait_min_ns: any.then_some(!wire.wait_min_inverted),
+        wait_max_ns: any.then_some(wire.wait_max_ns),
+        aborted: wire.aborted,
+        aborted_total_ns: wire.aborted_total_ns,
+    }
+}
+
+pub fn raw_lock(wire: &types::lock_stats) -> RawLock {
+    RawLock { hist: wire.hist.to_vec(), wake_calls: wire.wake_calls, woken: wire.woken }
+}
+
+pub fn hold_stats(wire: &types::hold_stats) -> HoldStats {
+    HoldStats {
+        acquired: wire.acquired,
+        holds: wire.holds,
+        hold_total_ns: wire.hold_total_ns,
+        hold_max_ns: (wire.holds > 0).then_some(wire.hold_max_ns),
+    }
+}
+
+pub fn raw_wait(key: &types::wait_key, wire: &types::wait) -> Option<RawWait> {
+    Some(RawWait {
+        site: site_id(&wire.site)?,
+        tid: key.tid,
+        comm: comm(&wire.comm),
+        begin_ns: wire.begin_ns,
+    })
+}
+
+pub fn spin_waits(wire: &types::spin_waits) -> Vec<RawWait> {
+    let depth = (wire.depth as usize).min(wire.wait.len());
+    let waits = wire.wait[..depth].iter().filter_map(|wait| {
+        Some(RawWait {
+            site: site_id(&wait.site)?,
+            tid: wait.tid,
+            comm: comm(&wait.comm),
+            begin_ns: wait.begin_ns,
+        })
+    });
+    waits.collect()
+}
+
+pub fn frames(wire: &types::stack) -> Vec<u64> {
+    let frames = (wire.frames as usize).min(wire.pcs.len());
+    wire.pcs[..frames].to_vec()
+}
+
+fn comm(bytes: &[i8; 16]) -> String {
+    let bytes: Vec<u8> = bytes.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+pub fn add_counters(sum: &mut types::counters, one: &types::counters) {
+    for (total, n) in sum.lost.iter_mut().zip(one.lost) {
+        *total += n;
+    }
+    for (total, n) in sum.events.iter_mut().zip(one.events) {
+        *total += n;
+    }
+}
+
+pub fn event_counts(counters: &types::counters, hooks_attached: u64) -> EventCounts {
+    use types::event_count as E;
+    let count = |which: E| counters.events[which.0 as usize];
+    EventCounts {
+        hooks_attached,
+        events_seen: count(E::EVENTS_SEEN),
+        waits_begun: count(E::WAITS_BEGUN),
+        waits_ended: count(E::WAITS_ENDED),
+        futex_retries: count(E::FUTEX_RETRIES),
+    }
+}
+
+pub fn losses(counters: &types::counters) -> Vec<Loss> {
+    (0..types::loss_reason::LOSS_COUNT.0)
+        .map(|reason| {
+            let (name, meaning) = loss_words(types::loss_reason(reason));
+            Loss { reason: name.into(), count: counters.lost[reason as usize], meaning: meaning.into() }
+        })
+        .collect()
+}
+
+/// The stable name of a loss and what it means. `LOSS_REASONS` of lockprof.h, in its order.
+fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
+    use types::loss_reason as L;
+    match reason {
+        L::LOSS_SITES_MAP_FULL => {
+            ("sites_map_full", "waits not counted: more waiting sites than --map-entries")
+        }
+        L::LOSS_LOCKS_MAP_FULL => {
+            ("locks_map_full", "waits missing from histograms and percentiles: more locks than --map-entries / 4")
+        }
+        L::LOSS_STACKS_MAP_FULL => {
+            ("stacks_map_full", "stacks shown as lost: more distinct stacks than --map-entries")
+        }
+        L::LOSS_WAITS_MAP_FULL => {
+            ("waits_map_full", "waits not seen: more threads waiting at once than --map-entries")
+        }
+        L::LOSS_HELD_MAP_FULL => {
+            ("held_map_full", "holds not timed: more locks held at once than --map-entries")
+        }
+        L::LOSS_HOLDS_MAP_FULL => {
+            ("holds_map_full", "acquisitions not counted: more locks taken than --map-entries")
+        }
+        L::LOSS_TARGETS_MAP_FULL => {
+            ("targets_map_full", "child processes not followed: more than --map-entries")
+        }
+        L::LOSS_RING_BUFFER_FULL => (
+            "ring_buffer_full",
+            "notices about new stacks lost: a process that exited early may be shown without symbols",
+        ),
+        L::LOSS_KERNEL_STACK_FAILED => ("kernel_stack_failed", "kernel stacks shown as lost: bpf_get_stack failed"),
+        L::LOSS_USER_STACK_FAILED => {
+            ("user_stack_failed", "user stacks shown as lost: bpf_get_stack failed (paged out, or no user stack)")
+        }
+        L::LOSS_STACK_SCRATCH_RACED => {
+            ("stack_scratch_raced", "stacks shown as lost: the program was preempted while it took them")
+        }
+        L::LOSS_STACK_TRUNCATED => ("stack_truncated", "stacks deeper than 127 frames: their outermost frames are missing"),
+        L::LOSS_UNPAIRED_BEGIN => ("unpaired_begin", "waits not counted: their end was never seen"),
+        L::LOSS_UNPAIRED_END => {
+            ("unpaired_end", "waits not counted: their begin was not seen (waiting before the profile started, or a lost begin)")
+        }
+        L::LOSS_SPIN_IN_LOCKPROF => {
+            ("spin_in_lockprof", "spin waits not counted: they came while lockprof itself was at work on that CPU")
+        }
+        L::LOSS_SPIN_TOO_DEEP => ("spin_too_deep", "spin waits not counted: more than 8 open on one CPU"),
+        L::LOSS_LOST_RELEASE => ("lost_release", "holds not timed: the lock was acquired again before a release was seen"),
+        L::LOSS_UNMATCHED_RELEASE => {
+            ("unmatched_release", "holds not timed: acquired before the profile, or where it was not seen")
+        }
+        L::LOSS_COMPAT_FUTEX => {
+            ("compat_futex", "futex calls of 32-bit programs: not decoded through the syscall tracepoints")
+        }
+        _ => unreachable!("the wire knows no other loss"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_model_kind_has_one_wire_kind() {
+        let known: Vec<LockKind> = (0..types::lock_kind::KIND_COUNT.0).filter_map(kind).collect();
+        assert_eq!(known, LockKind::ALL);
+    }
+
+    #[test]
+    fn the_histogram_of_bpf_and_of_the_model_have_one_layout() {
+        assert_eq!(types::lock_stats::default().hist.len(), crate::model::BUCKETS);
+    }
+
+    #[test]
+    fn records_have_the_size_the_c_side_asserts() {
+        assert_eq!(size_of::<types::site_key>(), 40);
+        assert_eq!(size_of::<types::site_stats>(), 48);
+        assert_eq!(size_of::<types::lock_stats>(), 2256);
+        assert_eq!(size_of::<types::wait>(), 64);
+        assert_eq!(size_of::<types::stack>(), 1024);
+    }
+
+    #[test]
+    fn every_loss_has_words_of_its_own() {
+        let losses = losses(&types::counters::default());
+        let names: std::collections::BTreeSet<_> = losses.iter().map(|loss| &loss.reason).collect();
+        assert_eq!(names.len(), types::loss_reason::LOSS_COUNT.0 as usize);
+    }
+
+    #[test]
+    fn a_fresh_entry_has_no_minimum() {
+        let stats = wait_stats(&types::site_stats { aborted: 3, ..Default::default() });
+        assert_eq!((stats.wait_min_ns, stats.wait_max_ns), (None, None));
+    }
+}

@@ -1,0 +1,59 @@
+//! What one run left in the maps, as plain data: addresses and stack ids, nothing named yet.
+
+use super::LockKind;
+use std::collections::HashMap;
+
+/// A stack as BPF reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RawStack {
+    Id(u64),
+    Lost,
+    NotTaken,
+}
+
+/// A lock, as BPF keys it; `pid` only for futexes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LockId {
+    pub kind: LockKind,
+    pub addr: u64,
+    pub pid: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SiteId {
+    pub lock: LockId,
+    pub pid: u32,
+    pub kernel_stack: RawStack,
+    pub user_stack: RawStack,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawLock {
+    /// Dense; empty when nothing ended.
+    pub hist: Vec<u32>,
+    pub wake_calls: u64,
+    pub woken: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawWait {
+    pub site: SiteId,
+    pub tid: u32,
+    pub comm: String,
+    pub begin_ns: u64,
+}
+
+/// Everything one run collected. Times are CLOCK_MONOTONIC ns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawCapture {
+    pub sites: Vec<(SiteId, super::WaitStats)>,
+    pub locks: HashMap<LockId, RawLock>,
+    pub holds: HashMap<LockId, super::HoldStats>,
+    /// Frames, innermost first.
+    pub stacks: HashMap<u64, Vec<u64>>,
+    pub in_flight: Vec<RawWait>,
+    pub losses: Vec<super::Loss>,
+    pub events: super::EventCounts,
+    pub start_ns: u64,
+    pub stop_ns: u64,
+}

@@ -1,0 +1,11 @@
+//! The story of one run: start → wait (time, Ctrl-C, target's end) → stop → raw capture.
+
+mod clock;
+mod config;
+mod run;
+mod signals;
+mod target;
+
+pub use config::{Config, Scope};
+pub use run::{Outcome, Progress, run};
+pub use target::SpawnError;

@@ -1,0 +1,210 @@
+//! One run, from the first look at the kernel to the raw capture.
+
+use super::clock::monotonic_ns;
+use super::config::{Config, Scope};
+use super::signals::StopRequest;
+use super::target::{self, Held, Running, Watched};
+use crate::aggregate;
+use crate::attach::plan::{Plan, Wishes};
+use crate::bpf::{Settings, Targets, Tracer};
+use crate::kernel::Facts;
+use crate::model::{EndReason, Meta, Profile, Target, TargetKind};
+use crate::symbolize::Images;
+use anyhow::{Context, Result};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What the run tells while it goes on; the command line shows it.
+pub trait Progress {
+    /// Every hook is in place and counting.
+    fn started(&mut self, plan: &Plan);
+    fn elapsed(&mut self, elapsed: Duration);
+    /// The measuring is over; the rest is reading and naming.
+    fn stopped(&mut self);
+}
+
+/// A finished run.
+pub struct Outcome {
+    /// Addresses only.
+    pub profile: Profile,
+    /// The files to name them with.
+    pub images: Images,
+}
+
+/// How often the target, the clock and the signals are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How often the mappings of all known processes are read again.
+const REFRESH: Duration = Duration::from_millis(1000);
+
+enum Watch {
+    System,
+    Pids(Vec<Watched>),
+    Command(Running),
+}
+
+pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Result<Outcome> {
+    let follow_forks = matches!(config.scope, Scope::Command(_));
+    let wishes = Wishes { only: config.only, hold: config.hold, follow_forks };
+    let mut plan = Plan::new(facts, &wishes);
+
+    // Before the load: a signal during the seconds it takes must not leave half a run.
+    let stop = StopRequest::install()?;
+    let mut images = Images::new();
+    let mut held = None;
+    let mut watched = Vec::new();
+    let (targets, description) = match &config.scope {
+        Scope::System => (Targets::All, describe(TargetKind::System, &[], &[])),
+        Scope::Pids(pids) => {
+            for pid in pids {
+                watched.push(Watched::open(*pid)?);
+            }
+            (Targets::Pids(pids.clone()), describe(TargetKind::Pids, pids, &[]))
+        }
+        Scope::Command(command) => {
+            target::find_command(&command[0])?;
+            let child = Held::spawn(command)?;
+            let pid = child.pid;
+            held = Some(child);
+            (Targets::Pids(vec![pid]), describe(TargetKind::Command, &[pid], command))
+        }
+    };
+    let settings = Settings {
+        targets,
+        follow_forks,
+        map_entries: config.map_entries,
+        notice_bytes: config.notice_bytes,
+    };
+    let mut tracer = Tracer::start(&mut plan, facts, &settings)?;
+    for watched in &watched {
+        // A target that is gone already is noticed below; what it leaves is reported.
+        let _ = images.snapshot(watched.pid);
+    }
+
+    let start_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let start_ns = monotonic_ns();
+    tracer.activate()?;
+    let mut watch = match held {
+        Some(held) => Watch::Command(held.release()?),
+        None if watched.is_empty() => Watch::System,
+        None => Watch::Pids(watched),
+    };
+    progress.started(&plan);
+    let ended_by = wait(config, &tracer, &mut watch, &stop, &mut images, start_ns, progress)?;
+    tracer.deactivate()?;
+    let stop_ns = monotonic_ns();
+    progress.stopped();
+    look_at(&mut images, tracer.poll(Duration::ZERO)?);
+
+    let mut capture = tracer.collect()?;
+    (capture.start_ns, capture.stop_ns) = (start_ns, stop_ns);
+    // Detaching takes seconds on some kernels, and whoever is still alive should be free of us now.
+    drop(tracer);
+    for site in &capture.sites {
+        if images.comm(site.0.pid).is_none() {
+            let _ = images.snapshot(site.0.pid);
+        }
+    }
+
+    let mut description = description;
+    if let Watch::Command(running) = &mut watch {
+        description.exit_status = finish(running, &stop, ended_by);
+    }
+    let meta = Meta {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        command: std::env::args().collect(),
+        hostname: read_trimmed("/proc/sys/kernel/hostname"),
+        kernel: facts.release.clone(),
+        arch: facts.arch.clone(),
+        cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        start_unix_s,
+        duration_ns: stop_ns - start_ns,
+        target: description,
+        ended_by,
+        hold: config.hold,
+    };
+    let lines = plan.hooks.iter().map(|hook| hook.to_line()).collect();
+    Ok(Outcome { profile: aggregate::profile(capture, meta, lines), images })
+}
+
+fn wait(
+    config: &Config,
+    tracer: &Tracer,
+    watch: &mut Watch,
+    stop: &StopRequest,
+    images: &mut Images,
+    start_ns: u64,
+    progress: &mut dyn Progress,
+) -> Result<EndReason> {
+    let mut refreshed = Duration::ZERO;
+    loop {
+        let elapsed = Duration::from_nanos(monotonic_ns() - start_ns);
+        progress.elapsed(elapsed);
+        if stop.requested() {
+            return Ok(EndReason::Signal);
+        }
+        let gone = match watch {
+            Watch::System => false,
+            Watch::Pids(watched) => watched.iter().all(Watched::is_gone),
+            Watch::Command(running) => running.try_status().is_some(),
+        };
+        if gone {
+            return Ok(EndReason::TargetExited);
+        }
+        let left = match config.duration {
+            Some(duration) if elapsed >= duration => return Ok(EndReason::Duration),
+            Some(duration) => (duration - elapsed).min(TICK),
+            None => TICK,
+        };
+        look_at(images, tracer.poll(left)?);
+        if elapsed - refreshed > REFRESH {
+            refreshed = elapsed;
+            images.refresh();
+        }
+    }
+}
+
+fn look_at(images: &mut Images, pids: impl IntoIterator<Item = u32>) {
+    for pid in pids {
+        // It may be gone: then the earlier snapshot stays, and what is missing shows as unsymbolized.
+        let _ = images.snapshot(pid);
+    }
+}
+
+/// The command's exit status. The profile is over; a command that still runs goes on to its end,
+/// unless the user asked to stop: then it is asked too.
+fn finish(running: &mut Running, stop: &StopRequest, ended_by: EndReason) -> Option<i32> {
+    if ended_by == EndReason::Signal {
+        running.signal(libc::SIGTERM);
+    }
+    let mut asked = ended_by == EndReason::Signal;
+    loop {
+        if let Some(status) = running.try_status() {
+            return Some(status);
+        }
+        if stop.requested() && !asked {
+            running.signal(libc::SIGTERM);
+            asked = true;
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+fn describe(kind: TargetKind, pids: &[u32], command: &[String]) -> Target {
+    Target {
+        kind,
+        pids: pids.to_vec(),
+        comms: pids
+            .iter()
+            .map(|pid| match command.first() {
+                // Held before exec, it still has our own name.
+                Some(command) => command.rsplit('/').next().unwrap_or(command).chars().take(15).collect(),
+                None => target::comm(*pid).unwrap_or_default(),
+            })
+            .collect(),
+        command: command.to_vec(),
+        exit_status: None,
+    }
+}
+
+fn read_trimmed(path: &str) -> String {
+    std::fs::read_to_string(path).context("").map_or_else(|_| String::new(), |text| text.trim().to_string())
+}
