@@ -14,3 +14,4 @@
 //! `render/flamegraph.rs`, hdrhistogram only in `model/hist.rs`, clap only in `cli/`.
 
 pub mod model;
+pub mod symbolize;
