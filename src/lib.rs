@@ -17,3 +17,4 @@ pub mod attach;
 pub mod bpf;
 pub mod kernel;
 pub mod model;
+pub mod symbolize;
