@@ -8,9 +8,9 @@
 //! handle_order > match_orders > fill_order > update_ledger      every order, holds --hold-us
 //! handle_order > cancel_order > update_ledger                   every 5th, holds half of it
 //! handle_order > check_risk                                     every order, holds an eighth
-//! publish_snapshot > read_positions                             every 64th, holds twice
-//! handle_order > record_event > append_journal                  JOURNAL, every order, holds an eighth
-//! handle_order > record_event > flush_journal > write_journal   JOURNAL and the pipe, every 16th
+//! publish_snapshot > read_positions                             every 16th, holds twice
+//! handle_order > record_event > append_journal                  JOURNAL, every order, holds a quarter
+//! handle_order > record_event > flush_journal > write_journal   JOURNAL and the pipe, every 8th
 //! ```
 //!
 //! Unlike in the other scenarios, contention is up to chance; the truth is what the threads measured, see
@@ -105,16 +105,33 @@ fn compute(time: Duration, seed: u64) -> u64 {
 #[inline(never)]
 fn handle_order(desk: &mut Desk) -> Result<()> {
     let order = next_order(desk);
-    // Parsing and validation: work without a lock.
-    black_box(compute(desk.hold * 2, order.account as u64));
+    parse_order(desk, order);
     let allowed = check_risk(desk, order);
+    // Work between the locks. Without it a thread would take the ledger again before its waiters have woken.
+    price_order(desk, order);
     if desk.orders.is_multiple_of(5) {
         cancel_order(desk, order);
     }
     let filled = if allowed { match_orders(desk, order) } else { 0 };
+    price_order(desk, order);
     record_event(desk, order, filled)?;
     desk.orders += 1;
     Ok(())
+}
+
+#[inline(never)]
+fn parse_order(desk: &Desk, order: Order) {
+    black_box(compute(desk.hold / 2, order.account as u64));
+}
+
+#[inline(never)]
+fn acknowledge_order(desk: &Desk, order: Order) {
+    black_box(compute(desk.hold / 4, order.quantity as u64));
+}
+
+#[inline(never)]
+fn price_order(desk: &Desk, order: Order) {
+    black_box(compute(desk.hold, order.quantity as u64));
 }
 
 fn next_order(desk: &mut Desk) -> Order {
@@ -183,7 +200,8 @@ fn read_positions(desk: &mut Desk) -> i64 {
 #[inline(never)]
 fn record_event(desk: &mut Desk, order: Order, filled: i64) -> Result<()> {
     append_journal(desk, order, filled);
-    if desk.orders % 16 == 15 {
+    acknowledge_order(desk, order);
+    if desk.orders % 8 == 7 {
         flush_journal(desk)?;
     }
     Ok(())
@@ -195,7 +213,7 @@ fn append_journal(desk: &mut Desk, order: Order, filled: i64) {
     journal.events += 1;
     journal.pending.extend_from_slice(&order.account.to_le_bytes());
     journal.pending.extend_from_slice(&filled.to_le_bytes());
-    black_box(compute(desk.hold / 8, journal.events));
+    black_box(compute(desk.hold / 4, journal.events));
 }
 
 #[inline(never)]
@@ -210,14 +228,18 @@ fn flush_journal(desk: &mut Desk) -> Result<()> {
 
 #[inline(never)]
 fn write_journal(mut pipe: &File, batch: &[u8]) -> Result<()> {
-    pipe.write_all(black_box(batch)).context("write the journal to the pipe")
+    // Record by record, so that writer and reader meet in the pipe.
+    for record in batch.chunks(16) {
+        pipe.write_all(black_box(record)).context("write the journal to the pipe")?;
+    }
+    Ok(())
 }
 
 #[inline(never)]
 fn trade(desk: &mut Desk, stop: &AtomicBool) -> Result<()> {
     while !stop.load(Ordering::Relaxed) {
         handle_order(desk)?;
-        if desk.orders.is_multiple_of(64) {
+        if desk.orders.is_multiple_of(16) {
             black_box(publish_snapshot(desk));
         }
     }

@@ -61,6 +61,9 @@ pub struct Options {
     /// How long the lock is held after the last waiter has blocked [default: 20; swarm: 0]
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
     hold_ms: Option<u64>,
+    /// pthread-mutex, pi-mutex, rust-mutex: how long each waiter holds the lock in its turn
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
+    waiter_hold_ms: u64,
     /// Print a "ready" line and wait for a line on standard input before anything is contended
     #[arg(long)]
     gate: bool,
@@ -88,6 +91,10 @@ impl Options {
     fn hold(&self) -> Duration {
         let default = if self.scenario == Scenario::Swarm { 0 } else { 20 };
         Duration::from_millis(self.hold_ms.unwrap_or(default))
+    }
+
+    fn waiter_hold(&self) -> Duration {
+        Duration::from_millis(self.waiter_hold_ms)
     }
 
     /// What most scenarios report.

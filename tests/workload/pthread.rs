@@ -5,6 +5,7 @@
 use std::cell::UnsafeCell;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -108,10 +109,13 @@ pub extern "C" fn wait_for_timed_mutex(
 
 type WaitFunction = extern "C" fn(&PthreadMutex, &mut u64) -> libc::c_int;
 
-fn waiting_job(mutex: &'static PthreadMutex, wait: WaitFunction) -> Job {
+fn waiting_job(mutex: &'static PthreadMutex, wait: WaitFunction, keep: Duration) -> Job {
     Box::new(move || {
         let mut wait_ns = 0;
         check(wait(mutex, &mut wait_ns), "pthread_mutex_lock")?;
+        if !keep.is_zero() {
+            std::thread::sleep(keep);
+        }
         mutex.unlock()?;
         Ok(Attempt { wait_ns, aborted: false })
     })
@@ -128,12 +132,18 @@ fn holding_job(mutex: &'static PthreadMutex, hold: &Arc<OrderedHold>) -> Job {
     })
 }
 
-fn muster(mutex: &'static PthreadMutex, wait: WaitFunction, waiters: u64) -> Result<Crew<Arc<OrderedHold>>> {
+fn muster(
+    mutex: &'static PthreadMutex,
+    wait: WaitFunction,
+    options: &Options,
+) -> Result<Crew<Arc<OrderedHold>>> {
     let hold = OrderedHold::new()?;
     let holder = Member::spawn("holder", holding_job(mutex, &hold))?;
-    let waiters = (0..waiters)
-        .map(|index| Waiter::spawn(&format!("waiter-{index}"), mutex.place(), waiting_job(mutex, wait)))
-        .collect::<Result<_>>()?;
+    let mut waiters = Vec::new();
+    for index in 0..options.waiters {
+        let job = waiting_job(mutex, wait, options.waiter_hold());
+        waiters.push(Waiter::spawn(&format!("waiter-{index}"), mutex.place(), job)?);
+    }
     Ok(Crew { hold, holder, waiters })
 }
 
@@ -149,7 +159,7 @@ fn row(crew: &Crew<Arc<OrderedHold>>, name: &str, call_site: &str) -> LockRow {
 }
 
 pub fn run(options: &Options) -> Result<Outcome> {
-    let mut crew = muster(&WORKLOAD_PTHREAD_MUTEX, wait_for_pthread_mutex, options.waiters)?;
+    let mut crew = muster(&WORKLOAD_PTHREAD_MUTEX, wait_for_pthread_mutex, options)?;
     crew.run(options.rounds, options.hold())?;
     let locks = vec![row(&crew, "WORKLOAD_PTHREAD_MUTEX", "wait_for_pthread_mutex")];
     crew.dismiss()?;
@@ -158,7 +168,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
 
 pub fn run_pi(options: &Options) -> Result<Outcome> {
     WORKLOAD_PI_MUTEX.set_protocol(libc::PTHREAD_PRIO_INHERIT)?;
-    let mut crew = muster(&WORKLOAD_PI_MUTEX, wait_for_pi_mutex, options.waiters)?;
+    let mut crew = muster(&WORKLOAD_PI_MUTEX, wait_for_pi_mutex, options)?;
     crew.run(options.rounds, options.hold())?;
     let locks = vec![row(&crew, "WORKLOAD_PI_MUTEX", "wait_for_pi_mutex")];
     crew.dismiss()?;
@@ -167,7 +177,7 @@ pub fn run_pi(options: &Options) -> Result<Outcome> {
 
 /// Blocks the waiters and leaves it at that, until somebody says otherwise.
 pub fn run_hung(options: &Options) -> Result<Outcome> {
-    let mut crew = muster(&WORKLOAD_PTHREAD_MUTEX, wait_for_pthread_mutex, options.waiters)?;
+    let mut crew = muster(&WORKLOAD_PTHREAD_MUTEX, wait_for_pthread_mutex, options)?;
     crew.block()?;
     let since_ns = now_ns();
     let row_so_far = row(&crew, "WORKLOAD_PTHREAD_MUTEX", "wait_for_pthread_mutex");
@@ -233,7 +243,7 @@ pub fn run_timed(options: &Options) -> Result<Outcome> {
         }
         // The lock outlives every timeout, by its own hold time at least.
         let rest = options.hold().as_nanos() as u64;
-        std::thread::sleep(std::time::Duration::from_nanos(rest.saturating_sub(now_ns() - held_since)));
+        std::thread::sleep(Duration::from_nanos(rest.saturating_sub(now_ns() - held_since)));
         hold.release()?;
         holder.await_done()?;
     }

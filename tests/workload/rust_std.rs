@@ -33,9 +33,13 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let holder = Member::spawn("holder", holding)?;
     let mut waiters = Vec::new();
     for index in 0..options.waiters {
-        let waiting: Job = Box::new(|| {
+        let keep = options.waiter_hold();
+        let waiting: Job = Box::new(move || {
             let (mut guard, wait_ns) = wait_for_rust_mutex(&WORKLOAD_RUST_MUTEX);
             *guard += 1;
+            if !keep.is_zero() {
+                std::thread::sleep(keep);
+            }
             Ok(Attempt { wait_ns, aborted: false })
         });
         waiters.push(Waiter::spawn(&format!("waiter-{index}"), place(&WORKLOAD_RUST_MUTEX), waiting)?);
