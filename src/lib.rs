@@ -5,16 +5,38 @@
 //!
 //! ```text
 //! main → cli → session → {kernel, attach, bpf};  session → aggregate → model
-//!              cli → {symbolize, render} → model
+//!              cli → {doctor, symbolize, render} → model
 //! attach → {kernel::facts, model}     bpf → {attach::plan, model}     model → nothing of ours
 //! ```
+//!
+//! | module | is |
+//! |---|---|
+//! | [`cli`] | clap types, one conversion to the library's configuration, progress, output files |
+//! | [`session`] | the story of one run: start → wait → stop → capture |
+//! | [`kernel`] | Facts: trial loads, BTF, kallsyms |
+//! | [`attach`] | the catalog of hooks, and the Plan as a pure function of (Facts, wishes) |
+//! | [`bpf`] | load, attach, activate, drain; the only module that sees libbpf-rs |
+//! | [`aggregate`] | raw capture → Profile with addresses |
+//! | [`model`] | plain data: Profile, Lock, Stack, Hist |
+//! | [`symbolize`] | Profile with addresses → Profile with names |
+//! | [`render`] | Profile → table, histogram, folded, flamegraph, JSON |
+//! | [`doctor`] | Facts and Plan in human words |
 //!
 //! One door per heavy crate, checked by `tests/layering.rs`: libbpf-rs only in `bpf/` (and
 //! `kernel/facts.rs` for trial loads), blazesym only in `symbolize/`, inferno only in
 //! `render/flamegraph.rs`, hdrhistogram only in `model/hist.rs`, clap only in `cli/`.
+//!
+//! Everything from [`aggregate`] on runs without privileges.
 
+pub mod aggregate;
 pub mod attach;
 pub mod bpf;
+pub mod cli;
+pub mod doctor;
+pub mod failure;
 pub mod kernel;
 pub mod model;
+pub mod render;
+pub mod session;
 pub mod symbolize;
+pub mod units;

@@ -2,6 +2,7 @@
 
 mod clock;
 mod config;
+mod onlookers;
 mod run;
 mod signals;
 mod target;

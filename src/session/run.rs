@@ -2,6 +2,7 @@
 
 use super::clock::monotonic_ns;
 use super::config::{Config, Scope};
+use super::onlookers::Onlookers;
 use super::signals::StopRequest;
 use super::target::{self, Held, Running, Watched};
 use crate::aggregate;
@@ -11,6 +12,7 @@ use crate::kernel::Facts;
 use crate::model::{EndReason, Meta, Profile, Target, TargetKind};
 use crate::symbolize::Images;
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What the run tells while it goes on; the command line shows it.
@@ -48,7 +50,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
 
     // Before the load: a signal during the seconds it takes must not leave half a run.
     let stop = StopRequest::install()?;
-    let mut images = Images::new();
+    let mut onlookers = Onlookers::default();
     let mut held = None;
     let mut watched = Vec::new();
     let (targets, description) = match &config.scope {
@@ -74,10 +76,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         notice_bytes: config.notice_bytes,
     };
     let mut tracer = Tracer::start(&mut plan, facts, &settings)?;
-    for watched in &watched {
-        // A target that is gone already is noticed below; what it leaves is reported.
-        let _ = images.snapshot(watched.pid);
-    }
+    onlookers.look_at(watched.iter().map(|watched| watched.pid));
 
     let start_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let start_ns = monotonic_ns();
@@ -88,21 +87,20 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         None => Watch::Pids(watched),
     };
     progress.started(&plan);
-    let ended_by = wait(config, &tracer, &mut watch, &stop, &mut images, start_ns, progress)?;
+    let ended_by = wait(config, &tracer, &mut watch, &stop, &mut onlookers, start_ns, progress)?;
     tracer.deactivate()?;
     let stop_ns = monotonic_ns();
     progress.stopped();
-    look_at(&mut images, tracer.poll(Duration::ZERO)?);
+    onlookers.look_at(tracer.poll(Duration::ZERO)?);
 
     let mut capture = tracer.collect()?;
     (capture.start_ns, capture.stop_ns) = (start_ns, stop_ns);
     // Detaching takes seconds on some kernels, and whoever is still alive should be free of us now.
     drop(tracer);
-    for site in &capture.sites {
-        if images.comm(site.0.pid).is_none() {
-            let _ = images.snapshot(site.0.pid);
-        }
-    }
+    onlookers.refresh();
+    let unknown = capture.sites.iter().map(|(site, _)| site.pid);
+    let unknown: BTreeSet<u32> = unknown.filter(|pid| onlookers.images.comm(*pid).is_none()).collect();
+    onlookers.look_at(unknown);
 
     let mut description = description;
     if let Watch::Command(running) = &mut watch {
@@ -122,7 +120,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         hold: config.hold,
     };
     let lines = plan.hooks.iter().map(|hook| hook.to_line()).collect();
-    Ok(Outcome { profile: aggregate::profile(capture, meta, lines), images })
+    Ok(Outcome { profile: aggregate::profile(capture, meta, lines), images: onlookers.images })
 }
 
 fn wait(
@@ -130,7 +128,7 @@ fn wait(
     tracer: &Tracer,
     watch: &mut Watch,
     stop: &StopRequest,
-    images: &mut Images,
+    onlookers: &mut Onlookers,
     start_ns: u64,
     progress: &mut dyn Progress,
 ) -> Result<EndReason> {
@@ -154,18 +152,11 @@ fn wait(
             Some(duration) => (duration - elapsed).min(TICK),
             None => TICK,
         };
-        look_at(images, tracer.poll(left)?);
+        onlookers.look_at(tracer.poll(left)?);
         if elapsed - refreshed > REFRESH {
             refreshed = elapsed;
-            images.refresh();
+            onlookers.refresh();
         }
-    }
-}
-
-fn look_at(images: &mut Images, pids: impl IntoIterator<Item = u32>) {
-    for pid in pids {
-        // It may be gone: then the earlier snapshot stays, and what is missing shows as unsymbolized.
-        let _ = images.snapshot(pid);
     }
 }
 

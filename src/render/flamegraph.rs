@@ -1,0 +1,337 @@
+//! A flame graph of waited time, as one SVG file.
+
+use super::stacks::{PathFrame, PathKind, wait_paths};
+use super::text::{clean, elide};
+use super::{Options, notes};
+use crate::model::Profile;
+use crate::units::{count, duration};
+use anyhow::Context;
+use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+
+/// Frames narrower than this share (in percent) are left out: nobody can read them and they make the file several times as large.
+const MIN_WIDTH_PERCENT: f64 = 0.1;
+/// Characters of title and subtitle that fit the initial width of 1200 pixels.
+const TITLE_CHARS: usize = 90;
+const SUBTITLE_CHARS: usize = 150;
+
+pub fn render(profile: &Profile, _options: &Options, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut merged: BTreeMap<String, u64> = BTreeMap::new();
+    let mut names = Names::default();
+    for path in wait_paths(profile) {
+        let frames: Vec<String> = path.frames.iter().map(|frame| names.add(frame)).collect();
+        *merged.entry(frames.join(";")).or_default() += path.weight_ns;
+    }
+    let title = elide(&format!("Lock waits of {}", notes::target(profile)), TITLE_CHARS);
+    let subtitle = elide(&subtitle(profile), SUBTITLE_CHARS);
+    let total_ns: u64 = merged.values().sum();
+    if total_ns == 0 {
+        return Ok(write_empty(&title, &subtitle, out)?);
+    }
+
+    let (factor, unit) = unit_for(total_ns);
+    let mut options = inferno::flamegraph::Options::default();
+    options.title = title;
+    options.subtitle = Some(subtitle);
+    options.count_name = unit.to_string();
+    options.factor = factor;
+    options.name_type = "Frame:".to_string();
+    options.min_width = MIN_WIDTH_PERCENT;
+    // Inferno would quote a list of fonts as one name; the generic one exists everywhere.
+    options.font_type = "monospace".to_string();
+    options.font_width = 0.61;
+    options.deterministic = true;
+    options.no_sort = true;
+    options.bgcolors = Some(BackgroundColor::Flat(Color { r: 252, g: 252, b: 252 }));
+    options.palette_map = Some(&mut names.colors);
+
+    let mut lines: Vec<String> = merged.iter().map(|(stack, ns)| format!("{stack} {ns}")).collect();
+    // Inferno merges neighbours, so the order has to be that of its own lines.
+    lines.sort_unstable();
+    let mut svg = Vec::new();
+    inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
+        .context("cannot draw the flame graph")?;
+    let svg = String::from_utf8(svg).context("the flame graph is not UTF-8")?;
+    out.write_all(with_full_names(&svg, &names.full).as_bytes())?;
+    Ok(())
+}
+
+/// Inferno prints whole units and derives percentages from them: with milliseconds, a profile of 12 ms
+/// would have every percentage wrong by up to 4. The unit leaves at least four digits.
+fn unit_for(total_ns: u64) -> (f64, &'static str) {
+    match total_ns {
+        0..10_000_000 => (1.0, "ns"),
+        10_000_000..10_000_000_000 => (1e-3, "µs"),
+        _ => (1e-6, "ms"),
+    }
+}
+
+fn subtitle(profile: &Profile) -> String {
+    let contended: u64 = profile.locks.iter().map(|lock| lock.wait.contended).sum();
+    let lost = match profile.lost_total() {
+        0 => "nothing lost".to_string(),
+        n => format!("{} lost", count(n)),
+    };
+    format!(
+        "{} traced, {} waited, {} contended, {lost}  |  blue: user, light: inlined, orange: kernel, red: lock",
+        duration(profile.meta.duration_ns),
+        duration(profile.total_weight_ns()),
+        count(contended),
+    )
+}
+
+/// Frame names as inferno gets them: shortened, suffixed by kind, each with a colour.
+#[derive(Default)]
+struct Names {
+    colors: PaletteMap,
+    /// Shown name → the full name, or nothing when several became the same.
+    full: HashMap<String, Option<String>>,
+}
+
+impl Names {
+    fn add(&mut self, frame: &PathFrame) -> String {
+        let shown = match frame.kind {
+            PathKind::User | PathKind::UserInlined => short_name(&frame.name),
+            _ => frame.name.clone(),
+        };
+        if shown != frame.name {
+            let full = self.full.entry(shown.clone()).or_insert_with(|| Some(frame.name.clone()));
+            if full.as_ref().is_some_and(|full| *full != frame.name) {
+                *full = None;
+            }
+        }
+        // Inferno takes these four suffixes off before it prints a name, so they can tell apart by
+        // colour what has the same name. Only `_[k]` and `_[i]` mean here what they mean elsewhere.
+        let (suffix, (r, g, b)) = match frame.kind {
+            PathKind::Process => ("_[j]", (205, 205, 212)),
+            PathKind::User => ("", (132, 178, 230)),
+            PathKind::UserInlined => ("_[i]", (206, 227, 249)),
+            PathKind::Kernel => ("_[k]", (245, 172, 92)),
+            PathKind::KernelInlined => ("_[k]", (250, 216, 172)),
+            PathKind::Missing => ("", (190, 190, 190)),
+            PathKind::Lock => ("_[w]", (236, 112, 99)),
+        };
+        let name = format!("{shown}{suffix}");
+        if self.colors.get(&name).is_none() {
+            self.colors.insert(&name, shade((r, g, b), &name));
+        }
+        // The frame below all others has no name.
+        self.colors.insert("", Color { r: 225, g: 225, b: 228 });
+        name
+    }
+}
+
+/// The same name has the same shade everywhere, and neighbours can be told apart.
+fn shade((r, g, b): (u8, u8, u8), name: &str) -> Color {
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let delta = (hash >> 32) % 19;
+    let shift = |channel: u8| (i64::from(channel) + delta as i64 - 9).clamp(0, 255) as u8;
+    Color { r: shift(r), g: shift(g), b: shift(b) }
+}
+
+/// Rust and C++ names spend most of their length on generic arguments: `f<…>` for `f<Vec<…>, …>`, and
+/// `<Vec as Debug>::fmt` for `<alloc::vec::Vec<T> as core::fmt::Debug>::fmt`. Short names stay whole.
+fn short_name(name: &str) -> String {
+    const LONG: usize = 32;
+    if name.chars().count() <= LONG || name.contains("operator") {
+        return name.to_string();
+    }
+    let qualified = name.strip_prefix('<').and_then(|rest| {
+        let close = closing_bracket(rest)?;
+        let (inner, path) = (&rest[..close], &rest[close + 1..]);
+        let path = without_generics(path)?;
+        let short = match split_as(inner) {
+            Some((ty, of)) => format!("<{} as {}>", last_segment(ty)?, last_segment(of)?),
+            None => format!("<{}>", last_segment(inner)?),
+        };
+        Some(short + &path)
+    });
+    qualified.or_else(|| without_generics(name)).unwrap_or_else(|| name.to_string())
+}
+
+/// Where the bracket opened just before `text` closes. The `>` of `->` closes nothing.
+fn closing_bracket(text: &str) -> Option<usize> {
+    let mut depth = 1;
+    let mut before = ' ';
+    for (at, c) in text.char_indices() {
+        match c {
+            '<' => depth += 1,
+            '>' if before != '-' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+        before = c;
+    }
+    None
+}
+
+fn split_as(inner: &str) -> Option<(&str, &str)> {
+    inner.match_indices(" as ").map(|(at, word)| (&inner[..at], &inner[at + word.len()..])).find(|(ty, _)| {
+        // The one outside all brackets.
+        ty.matches('<').count() == ty.matches('>').count() - ty.matches("->").count()
+    })
+}
+
+/// `alloc::vec::Vec<T>` → `Vec`. Types that are no path (`[T]`, `(A, B)`) only lose their arguments.
+fn last_segment(ty: &str) -> Option<String> {
+    let short = without_generics(ty)?;
+    if short.contains(['(', '[']) {
+        return Some(short);
+    }
+    let path = short.split('<').next().unwrap_or_default();
+    Some(path.rsplit("::").next().unwrap_or_default().to_string())
+}
+
+/// `None` when the brackets do not match: then it is no name this knows how to shorten.
+fn without_generics(name: &str) -> Option<String> {
+    const SHORT_ARGUMENTS: usize = 8;
+    let mut short = String::new();
+    let mut rest = name;
+    while let Some(open) = rest.find('<') {
+        let after = &rest[open + 1..];
+        let close = closing_bracket(after)?;
+        short.push_str(&rest[..open]);
+        let arguments = &after[..close];
+        let arguments = if arguments.chars().count() <= SHORT_ARGUMENTS { arguments } else { "…" };
+        short.push_str(&format!("<{arguments}>"));
+        rest = &after[close + 1..];
+    }
+    short.push_str(rest);
+    Some(short)
+}
+
+/// Adds full names to tooltips: `f<…> (12 ms, 3.40%)` becomes `f<…> (12 ms, 3.40%, f<Vec<u8>>)`.
+///
+/// Inferno's script shows a tooltip without its last parenthesis as the frame's text, and has no place
+/// for a second name; so the full name goes into that parenthesis and may contain none itself.
+fn with_full_names(svg: &str, full: &HashMap<String, Option<String>>) -> String {
+    let mut out = String::with_capacity(svg.len());
+    let mut rest = svg;
+    while let Some(end) = rest.find(")</title>") {
+        let (before, after) = rest.split_at(end);
+        out.push_str(before);
+        let title = before.rsplit("<title>").next().unwrap_or_default();
+        let shown = title.rsplit_once(" (").map_or("", |(shown, _)| shown);
+        if let Some(Some(name)) = full.get(&unescaped(shown)) {
+            out.push_str(", ");
+            out.push_str(&escaped(&name.replace('(', "❨").replace(')', "❩")));
+        }
+        let (close, after) = after.split_at(")</title>".len());
+        out.push_str(close);
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn unescaped(text: &str) -> String {
+    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'");
+    text.replace("&amp;", "&")
+}
+
+/// Inferno treats a graph without samples as an error.
+fn write_empty(title: &str, subtitle: &str, out: &mut dyn Write) -> std::io::Result<()> {
+    let (title, subtitle) = (escaped(&clean(title)), escaped(&clean(subtitle)));
+    write!(
+        out,
+        r##"<?xml version="1.0" standalone="no"?>
+<svg version="1.1" width="1200" height="120" viewBox="0 0 1200 120" xmlns="http://www.w3.org/2000/svg">
+<rect width="100%" height="120" fill="#fcfcfc"/>
+<g font-family="monospace" text-anchor="middle">
+<text x="50%" y="30" font-size="17">{title}</text>
+<text x="50%" y="54" font-size="12">{subtitle}</text>
+<text x="50%" y="92" font-size="14">Nobody waited for a lock: there is nothing to draw.</text>
+</g>
+</svg>
+"##
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_lose_their_generic_arguments() {
+        for (full, short) in [
+            ("std::sync::mutex::Mutex<T>::lock", "std::sync::mutex::Mutex<T>::lock"),
+            (
+                "core::ptr::drop_in_place<alloc::boxed::Box<dyn core::ops::FnMut<()>>>",
+                "core::ptr::drop_in_place<…>",
+            ),
+            (
+                "<alloc::vec::Vec<T,A> as core::fmt::Debug>::fmt::really_long",
+                "<Vec as Debug>::fmt::really_long",
+            ),
+            (
+                "std::thread::Builder::spawn_unchecked_<fn(u32) -> u32, u32>::{{closure}}",
+                "std::thread::Builder::spawn_unchecked_<…>::{{closure}}",
+            ),
+            (
+                "std::operator<< <std::char_traits<char> >(std::ostream&)",
+                "std::operator<< <std::char_traits<char> >(std::ostream&)",
+            ),
+            ("broken<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<", "broken<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<"),
+        ] {
+            assert_eq!(short_name(full), short);
+        }
+    }
+
+    fn drawn(profile: &Profile) -> String {
+        let mut out = Vec::new();
+        render(profile, &Options::default(), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_profile_without_waits_is_a_drawing_that_says_so() {
+        let mut profile = crate::render::tests::profile();
+        profile.locks.clear();
+        profile.meta.target.comms = vec!["<&>".to_string()];
+        let svg = drawn(&profile);
+        assert!(svg.contains("Nobody waited for a lock"));
+        assert!(svg.contains("Lock waits of &lt;&amp;&gt; (pid 4242)"));
+        assert!(svg.trim_end().ends_with("</svg>"));
+    }
+
+    #[test]
+    fn every_wait_is_in_the_drawing() {
+        let profile = crate::render::tests::profile();
+        assert!(drawn(&profile).contains(&format!("total_samples=\"{}\"", profile.total_weight_ns())));
+    }
+
+    #[test]
+    fn suffixes_that_choose_colours_are_not_shown() {
+        let svg = drawn(&crate::render::tests::profile());
+        let body = svg.rsplit("id=\"frames\"").next().unwrap();
+        for suffix in ["_[k]", "_[i]", "_[w]", "_[j]"] {
+            assert!(!body.contains(suffix), "{suffix}");
+        }
+    }
+
+    #[test]
+    fn tooltips_keep_the_full_name() {
+        let full = HashMap::from([("f<…>".to_string(), Some("f<Fn()>".to_string()))]);
+        assert_eq!(
+            with_full_names("<title>f&lt;…&gt; (1 ms, 2.00%)</title><title>g (1 ms, 2.00%)</title>", &full),
+            "<title>f&lt;…&gt; (1 ms, 2.00%, f&lt;Fn❨❩&gt;)</title><title>g (1 ms, 2.00%)</title>"
+        );
+    }
+
+    #[test]
+    fn the_unit_leaves_four_digits() {
+        for total_ns in [1_000, 9_999_999, 10_000_000, 9_999_999_999, 10_000_000_000] {
+            let (factor, _) = unit_for(total_ns);
+            assert!(total_ns as f64 * factor >= 1_000.0);
+        }
+    }
+}

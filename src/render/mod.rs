@@ -1,0 +1,153 @@
+//! What a [`Profile`](crate::model::Profile) looks like: one file per output.
+//!
+//! A renderer is a function of the model only: `render(&Profile, &Options, &mut dyn Write)`. It reads
+//! no clock, no terminal and no file, so the same profile gives the same bytes on every machine, and
+//! `tests/golden.rs` compares them.
+//!
+//! | module | for |
+//! |---|---|
+//! | [`table`] | the default: one row per lock |
+//! | [`histogram`] | how the waits of the hottest locks are distributed |
+//! | [`folded`] | one line per stack, for flame graph tools |
+//! | [`flamegraph`] | SVG |
+//! | [`json`] | everything, for programs; documented in `docs/json.md` |
+//!
+//! [`stacks`] is where folded and flame graph agree on what a stack is called; [`text`] fits text to
+//! a width. What is not known is printed as `-` (in JSON: null), never as 0.
+
+pub mod flamegraph;
+pub mod folded;
+pub mod histogram;
+pub mod json;
+mod notes;
+pub mod stacks;
+pub mod table;
+mod text;
+
+/// What the person who reads can choose; every renderer takes what concerns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Columns of the terminal; `None`: it is none, and [`NOT_A_TERMINAL`] applies.
+    pub width: Option<usize>,
+    /// ANSI colours in the table.
+    pub color: bool,
+    /// Rows in the table; the rest is summed up in one line.
+    pub max_rows: usize,
+    /// How many locks get a histogram.
+    pub histograms: usize,
+    /// FlameGraph's suffixes in folded output: `_[k]` for kernel frames, `_[i]` for inlined functions.
+    pub annotate: bool,
+}
+
+/// The width of output that goes to a file or a pipe.
+pub const NOT_A_TERMINAL: usize = 120;
+/// Below this the text is laid out as for this.
+pub const NARROWEST: usize = 40;
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { width: None, color: false, max_rows: 20, histograms: 3, annotate: false }
+    }
+}
+
+impl Options {
+    fn columns(&self) -> usize {
+        self.width.unwrap_or(NOT_A_TERMINAL).max(NARROWEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Profile;
+
+    /// The invented profile of the gallery, which holds one of everything.
+    pub(super) fn profile() -> Profile {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/flamegraphs/synthetic-mix/profile.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn with_hostile_names(mut profile: Profile) -> Profile {
+        let names = [
+            "锁竞争分析器::互斥锁::等待::很长的名字::很长的名字",
+            "👩‍👩‍👧‍👧❤\u{fe0f}👩‍👩‍👧‍👧",
+            "a\u{1b}[2Jb\nc;d",
+            &"x".repeat(400),
+            "",
+        ];
+        for (index, lock) in profile.locks.iter_mut().enumerate() {
+            let name = names[index % names.len()].to_string();
+            if index % 2 == 0 {
+                lock.name = Some(name.clone());
+            }
+            lock.call_site = Some(name.clone());
+            lock.in_flight.iter_mut().for_each(|wait| wait.comm = name.clone());
+        }
+        for frame in &mut profile.frames {
+            frame
+                .functions
+                .iter_mut()
+                .for_each(|function| function.name = names[frame.addr as usize % 5].into());
+        }
+        profile.meta.target.comms = vec![names[0].into()];
+        profile.losses[0].meaning = names[3].into();
+        profile.plan[4].blind = Some(names[1].repeat(30));
+        profile.meta.hold = true;
+        profile
+    }
+
+    fn variants() -> Vec<Profile> {
+        let mut silent = profile();
+        silent.locks.clear();
+        let mut dead = silent.clone();
+        dead.events = Default::default();
+        dead.plan.clear();
+        let mut everything = profile();
+        for lock in &mut everything.locks {
+            lock.wait.aborted = u64::MAX >> 8;
+            lock.wait.contended = lock.wait.contended.max(1) << 30;
+        }
+        vec![profile(), with_hostile_names(profile()), silent, dead, everything]
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        for profile in variants() {
+            for columns in 40..=200 {
+                let options = Options { width: Some(columns), ..Options::default() };
+                let mut out = Vec::new();
+                table::render(&profile, &options, &mut out).unwrap();
+                histogram::render(&profile, &options, &mut out).unwrap();
+                for line in String::from_utf8(out).unwrap().lines() {
+                    assert!(text::width(line) <= columns, "{} > {columns}: {line}", text::width(line));
+                    assert!(!line.chars().any(char::is_control), "{line:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_folded_line_is_a_stack_and_a_number_whatever_functions_are_called() {
+        for profile in variants() {
+            let mut out = Vec::new();
+            folded::render(&profile, &Options::default(), &mut out).unwrap();
+            let mut total = 0;
+            for line in String::from_utf8(out).unwrap().lines() {
+                let (stack, ns) = line.rsplit_once(' ').unwrap();
+                total += ns.parse::<u64>().unwrap();
+                assert!(stack.split(';').all(|frame| !frame.is_empty()), "{line}");
+            }
+            if profile.locks.iter().all(|lock| lock.wait.aborted < 1000) {
+                assert_eq!(total, profile.total_weight_ns());
+            }
+        }
+    }
+
+    #[test]
+    fn every_variant_can_be_drawn_and_serialized() {
+        for profile in variants() {
+            flamegraph::render(&profile, &Options::default(), &mut std::io::sink()).unwrap();
+            json::render(&profile, &Options::default(), &mut std::io::sink()).unwrap();
+        }
+    }
+}
