@@ -192,7 +192,11 @@ mod tests {
     #[test]
     fn sites_of_one_lock_are_one_row_and_add_up() {
         let capture = RawCapture {
-            sites: vec![(site(1, 7, 10), waits(2, 20)), (site(1, 8, 11), waits(1, 100)), (site(2, 7, 10), waits(1, 5))],
+            sites: vec![
+                (site(1, 7, 10), waits(2, 20)),
+                (site(1, 8, 11), waits(1, 100)),
+                (site(2, 7, 10), waits(1, 5)),
+            ],
             stacks: HashMap::from([(10, vec![0xa, 0xb]), (11, vec![0xc, 0xb])]),
             ..Default::default()
         };

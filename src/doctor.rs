@@ -46,14 +46,24 @@ pub fn report(facts: &Facts, wishes: &Wishes, out: &mut dyn Write) -> io::Result
     let plan = Plan::new(facts, wishes);
     let with_hold = Plan::new(facts, &Wishes { hold: true, ..*wishes });
 
-    writeln!(out, "Kernel      {} {}{}", facts.release, facts.arch, if facts.realtime { ", PREEMPT_RT" } else { "" })?;
+    writeln!(
+        out,
+        "Kernel      {} {}{}",
+        facts.release,
+        facts.arch,
+        if facts.realtime { ", PREEMPT_RT" } else { "" }
+    )?;
     writeln!(out, "Privileges  {}", privileges(facts))?;
     writeln!(out, "Lockdown    {}", facts.lockdown.as_deref().unwrap_or("none"))?;
     writeln!(out, "BTF         {}", if facts.btf { "yes" } else { "no: fentry is impossible" })?;
-    writeln!(out, "Symbols     {}", match facts.kallsyms {
-        true => "yes",
-        false => "hidden: kernel frames stay addresses (sysctl kernel.kptr_restrict=0, or run as root)",
-    })?;
+    writeln!(
+        out,
+        "Symbols     {}",
+        match facts.kallsyms {
+            true => "yes",
+            false => "hidden: kernel frames stay addresses (sysctl kernel.kptr_restrict=0, or run as root)",
+        }
+    )?;
     writeln!(out)?;
     writeln!(out, "Methods")?;
     writeln!(out, "  fentry        {}", words(&fentry(facts)))?;
@@ -93,7 +103,11 @@ pub fn report(facts: &Facts, wishes: &Wishes, out: &mut dyn Write) -> io::Result
 fn privileges(facts: &Facts) -> String {
     let names: Vec<&str> = facts.capabilities.iter().map(String::as_str).collect();
     let user = if facts.root { "root" } else { "not root" };
-    if names.is_empty() { format!("{user}, no capability that helps") } else { format!("{user}, {}", names.join(" ")) }
+    if names.is_empty() {
+        format!("{user}, no capability that helps")
+    } else {
+        format!("{user}, {}", names.join(" "))
+    }
 }
 
 /// One verdict over the trial loads of all functions.
@@ -123,11 +137,16 @@ fn family_lines(plan: &Plan, family: Family) -> Vec<String> {
     if used.is_empty() {
         let mut reasons: Vec<&str> = hooks.iter().map(|hook| hook.reason.as_str()).collect();
         reasons.dedup();
-        lines.push(format!("not seen: {}", if reasons.is_empty() { "no hook".into() } else { reasons.join("; ") }));
+        lines.push(format!(
+            "not seen: {}",
+            if reasons.is_empty() { "no hook".into() } else { reasons.join("; ") }
+        ));
         return lines;
     }
-    let mut methods: Vec<String> =
-        used.iter().map(|hook| format!("{} {}", hook.backend.map_or("", Backend::name), hook.function)).collect();
+    let mut methods: Vec<String> = used
+        .iter()
+        .map(|hook| format!("{} {}", hook.backend.map_or("", Backend::name), hook.function))
+        .collect();
     methods.dedup();
     lines.push(format!("seen by {}", methods.join(", ")));
     let by_tracepoint = used.iter().any(|hook| hook.function == "contention_begin");

@@ -33,7 +33,10 @@ fn blessing() -> bool {
 /// Rewrites the file when blessing; otherwise says what is wrong with it, if anything.
 fn check(path: &Path, rendered: &[u8]) -> Option<String> {
     if blessing() {
-        fs::write(path, rendered).expect("the golden is writable");
+        // In one step, since another test may be reading it.
+        let new = path.with_extension("new");
+        fs::write(&new, rendered).expect("the golden is writable");
+        fs::rename(&new, path).expect("the golden is writable");
         return None;
     }
     let Ok(golden) = fs::read(path) else { return Some(format!("{} is missing", path.display())) };

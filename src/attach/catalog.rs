@@ -73,7 +73,11 @@ pub const FUNCTIONS: &[LockFn] = &[
     hold("down_write_trylock", LockKind::RwsemWrite, "rw_semaphore acquisitions for writing by trylock"),
     hold("up_write", LockKind::RwsemWrite, "rw_semaphore write hold times"),
     hold("down_read", LockKind::RwsemRead, "rw_semaphore acquisitions for reading"),
-    hold("down_read_interruptible", LockKind::RwsemRead, "interruptible rw_semaphore acquisitions for reading"),
+    hold(
+        "down_read_interruptible",
+        LockKind::RwsemRead,
+        "interruptible rw_semaphore acquisitions for reading",
+    ),
     hold("down_read_killable", LockKind::RwsemRead, "killable rw_semaphore acquisitions for reading"),
     hold("down_read_trylock", LockKind::RwsemRead, "rw_semaphore acquisitions for reading by trylock"),
     hold("up_read", LockKind::RwsemRead, "rw_semaphore read hold times"),
@@ -125,9 +129,7 @@ pub const LIFECYCLE: [&str; 3] = ["sched_process_fork", "sched_process_exec", "s
 /// docs/coverage.md); `None`: nothing known.
 pub fn tracepoint_holes(family: Family) -> Option<&'static str> {
     match family {
-        Family::Rwsem => {
-            Some("writers that get an rw_semaphore while spinning, readers that steal it")
-        }
+        Family::Rwsem => Some("writers that get an rw_semaphore while spinning, readers that steal it"),
         Family::Spinlock => {
             Some("the first waiter for a spinlock (pending bit); on 2 CPUs that is 94-97 % of them")
         }

@@ -100,7 +100,9 @@ impl Plan {
             if hook.backend.is_some() {
                 continue;
             }
-            let Some(function) = catalog::FUNCTIONS.iter().find(|f| f.name == hook.function) else { continue };
+            let Some(function) = catalog::FUNCTIONS.iter().find(|f| f.name == hook.function) else {
+                continue;
+            };
             if function.level == Level::Hold {
                 continue;
             }

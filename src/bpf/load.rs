@@ -106,7 +106,8 @@ impl Tracer {
         }
         // Lives until the process ends: the skeleton borrows it, and there is one per run.
         let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = LockprofSkelBuilder::default().open(storage).context("Failed to open the BPF object")?;
+        let mut open =
+            LockprofSkelBuilder::default().open(storage).context("Failed to open the BPF object")?;
 
         let rodata = open.maps.rodata_data.as_deref_mut().context("The BPF object has no .rodata")?;
         configure(&mut rodata.cfg, plan, facts, settings);
@@ -288,8 +289,7 @@ fn recursion_misses(fd: i32) -> Option<u64> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut size = size_of::<libbpf_sys::bpf_prog_info>() as u32;
     // SAFETY: info is as large as size says.
-    let result =
-        unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd, (&raw mut info).cast(), &mut size) };
+    let result = unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd, (&raw mut info).cast(), &mut size) };
     (result == 0).then_some(info.recursion_misses)
 }
 
@@ -306,7 +306,8 @@ fn configure(cfg: &mut types::config, plan: &Plan, facts: &Facts, settings: &Set
         }
         Targets::Pids(_) => (types::filter::FILTER_SET.0, 0),
     };
-    cfg.tracepoint_kinds = plan.tracepoint_kinds.iter().map(|kind| wire::kind_bit(*kind)).fold(0, |a, b| a | b);
+    cfg.tracepoint_kinds =
+        plan.tracepoint_kinds.iter().map(|kind| wire::kind_bit(*kind)).fold(0, |a, b| a | b);
     // Only fexit programs use these, and those exist only where BTF has the function.
     cfg.rwsem_read_nargs = arguments("rwsem_down_read_slowpath", 3);
     cfg.rwsem_write_nargs = arguments("rwsem_down_write_slowpath", 2);
@@ -346,7 +347,8 @@ mod tests {
 
     fn programs() -> Vec<String> {
         let mut storage = MaybeUninit::uninit();
-        let open = LockprofSkelBuilder::default().open(&mut storage).expect("the object opens without privileges");
+        let open =
+            LockprofSkelBuilder::default().open(&mut storage).expect("the object opens without privileges");
         open.open_object().progs().map(|program| program.name().to_string_lossy().into_owned()).collect()
     }
 

@@ -61,8 +61,10 @@ fn tracefs() -> Result<PathBuf> {
 
 fn append(tracefs: &Path, line: &str) -> Result<()> {
     let path = tracefs.join("kprobe_events");
-    let mut file =
-        OpenOptions::new().append(true).open(&path).with_context(|| format!("Failed to open {}", path.display()))?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("Failed to open {}", path.display()))?;
     file.write_all(format!("{line}\n").as_bytes())
         .with_context(|| format!("Failed to write '{line}' to {}", path.display()))
 }

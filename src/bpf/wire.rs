@@ -168,9 +168,10 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
         L::LOSS_SITES_MAP_FULL => {
             ("sites_map_full", "waits not counted: more waiting sites than --map-entries")
         }
-        L::LOSS_LOCKS_MAP_FULL => {
-            ("locks_map_full", "waits missing from histograms and percentiles: more locks than --map-entries / 4")
-        }
+        L::LOSS_LOCKS_MAP_FULL => (
+            "locks_map_full",
+            "waits missing from histograms and percentiles: more locks than --map-entries / 4",
+        ),
         L::LOSS_STACKS_MAP_FULL => {
             ("stacks_map_full", "stacks shown as lost: more distinct stacks than --map-entries")
         }
@@ -190,23 +191,32 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
             "ring_buffer_full",
             "notices about new stacks lost: a process that exited early may be shown without symbols",
         ),
-        L::LOSS_KERNEL_STACK_FAILED => ("kernel_stack_failed", "kernel stacks shown as lost: bpf_get_stack failed"),
-        L::LOSS_USER_STACK_FAILED => {
-            ("user_stack_failed", "user stacks shown as lost: bpf_get_stack failed (paged out, or no user stack)")
+        L::LOSS_KERNEL_STACK_FAILED => {
+            ("kernel_stack_failed", "kernel stacks shown as lost: bpf_get_stack failed")
         }
+        L::LOSS_USER_STACK_FAILED => (
+            "user_stack_failed",
+            "user stacks shown as lost: bpf_get_stack failed (paged out, or no user stack)",
+        ),
         L::LOSS_STACK_SCRATCH_RACED => {
             ("stack_scratch_raced", "stacks shown as lost: the program was preempted while it took them")
         }
-        L::LOSS_STACK_TRUNCATED => ("stack_truncated", "stacks deeper than 127 frames: their outermost frames are missing"),
+        L::LOSS_STACK_TRUNCATED => {
+            ("stack_truncated", "stacks deeper than 127 frames: their outermost frames are missing")
+        }
         L::LOSS_UNPAIRED_BEGIN => ("unpaired_begin", "waits not counted: their end was never seen"),
-        L::LOSS_UNPAIRED_END => {
-            ("unpaired_end", "waits not counted: their begin was not seen (waiting before the profile started, or a lost begin)")
-        }
-        L::LOSS_SPIN_IN_LOCKPROF => {
-            ("spin_in_lockprof", "spin waits not counted: they came while lockprof itself was at work on that CPU")
-        }
+        L::LOSS_UNPAIRED_END => (
+            "unpaired_end",
+            "waits not counted: their begin was not seen (waiting before the profile started, or a lost begin)",
+        ),
+        L::LOSS_SPIN_IN_LOCKPROF => (
+            "spin_in_lockprof",
+            "spin waits not counted: they came while lockprof itself was at work on that CPU",
+        ),
         L::LOSS_SPIN_TOO_DEEP => ("spin_too_deep", "spin waits not counted: more than 8 open on one CPU"),
-        L::LOSS_LOST_RELEASE => ("lost_release", "holds not timed: the lock was acquired again before a release was seen"),
+        L::LOSS_LOST_RELEASE => {
+            ("lost_release", "holds not timed: the lock was acquired again before a release was seen")
+        }
         L::LOSS_UNMATCHED_RELEASE => {
             ("unmatched_release", "holds not timed: acquired before the profile, or where it was not seen")
         }

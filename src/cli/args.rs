@@ -145,15 +145,14 @@ impl Args {
                 .into());
             }
             _ => {
-                return Err(usage(
-                    "-p, -a and -- COMMAND exclude each other".into(),
-                    "give one of them",
-                )
-                .into());
+                return Err(
+                    usage("-p, -a and -- COMMAND exclude each other".into(), "give one of them").into()
+                );
             }
         };
         let outputs = [&self.flamegraph, &self.folded, &self.json];
-        if outputs.iter().filter(|path| path.as_ref().is_some_and(|path| path.as_os_str() == "-")).count() > 1 {
+        if outputs.iter().filter(|path| path.as_ref().is_some_and(|path| path.as_os_str() == "-")).count() > 1
+        {
             return Err(usage(
                 "Only one output can go to standard output".into(),
                 "give the others a file name",
@@ -243,7 +242,9 @@ mod tests {
 
     #[test]
     fn contradictions_are_usage_errors() {
-        for line in ["", "10", "-a -p 1", "-p 1 -- ls", "-a recrod", "-p 0", "-p x", "-p -1", "-a 0", "-a 10x"] {
+        for line in
+            ["", "10", "-a -p 1", "-p 1 -- ls", "-a recrod", "-p 0", "-p x", "-p -1", "-a 0", "-a 10x"]
+        {
             let exit = match action(line) {
                 Ok(action) => panic!("'{line}' was taken: {action:?}"),
                 Err(err) => err.downcast_ref::<Failure>().map(|failure| failure.exit),

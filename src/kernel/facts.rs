@@ -157,7 +157,8 @@ fn has_tracepoint(btf: Option<&Btf<'_>>, name: &str) -> bool {
 }
 
 fn uname_release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "?".into(), |text| text.trim().to_string())
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "?".into(), |text| text.trim().to_string())
 }
 
 fn lockdown() -> Option<String> {
@@ -171,7 +172,11 @@ fn capabilities() -> Result<BTreeSet<String>> {
         .lines()
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
         .unwrap_or(0);
-    Ok(CAPABILITIES.iter().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| name.to_string()).collect())
+    Ok(CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| bits >> bit & 1 == 1)
+        .map(|(_, name)| name.to_string())
+        .collect())
 }
 
 /// Addresses of the wanted functions (text symbols only), 0 where hidden.
@@ -260,9 +265,8 @@ fn try_raw_tracepoint() -> Trial {
         Err(err) => return Trial::Refused(format!("the kernel refuses BPF programs: {}", errno_name(&err))),
     };
     // SAFETY: both arguments are valid for the call.
-    let link = unsafe {
-        libbpf_sys::bpf_raw_tracepoint_open(c"sched_process_exit".as_ptr(), program.as_raw_fd())
-    };
+    let link =
+        unsafe { libbpf_sys::bpf_raw_tracepoint_open(c"sched_process_exit".as_ptr(), program.as_raw_fd()) };
     trial(owned(link), "the kernel refuses to attach to a raw tracepoint")
 }
 

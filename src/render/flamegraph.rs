@@ -19,6 +19,8 @@ const SUBTITLE_CHARS: usize = 150;
 pub fn render(profile: &Profile, _options: &Options, out: &mut dyn Write) -> anyhow::Result<()> {
     let mut merged: BTreeMap<String, u64> = BTreeMap::new();
     let mut names = Names::default();
+    // The frame below all others has no name.
+    names.colors.insert("", Color { r: 225, g: 225, b: 228 });
     for path in wait_paths(profile) {
         let frames: Vec<String> = path.frames.iter().map(|frame| names.add(frame)).collect();
         *merged.entry(frames.join(";")).or_default() += path.weight_ns;
@@ -27,7 +29,7 @@ pub fn render(profile: &Profile, _options: &Options, out: &mut dyn Write) -> any
     let subtitle = elide(&subtitle(profile), SUBTITLE_CHARS);
     let total_ns: u64 = merged.values().sum();
     if total_ns == 0 {
-        return Ok(write_empty(&title, &subtitle, out)?);
+        return Ok(write_empty(&title, &elide(&notes::no_waits(profile), SUBTITLE_CHARS), out)?);
     }
 
     let (factor, unit) = unit_for(total_ns);
@@ -69,9 +71,11 @@ fn unit_for(total_ns: u64) -> (f64, &'static str) {
 
 fn subtitle(profile: &Profile) -> String {
     let contended: u64 = profile.locks.iter().map(|lock| lock.wait.contended).sum();
-    let lost = match profile.lost_total() {
+    // Stacks, frames and events have no common sum; the table lists them.
+    let lost = match profile.losses.iter().filter(|loss| loss.count > 0).count() {
         0 => "nothing lost".to_string(),
-        n => format!("{} lost", count(n)),
+        1 => "1 kind of loss (see table)".to_string(),
+        n => format!("{n} kinds of loss (see table)"),
     };
     format!(
         "{} traced, {} waited, {} contended, {lost}  |  blue: user, light: inlined, orange: kernel, red: lock",
@@ -116,8 +120,6 @@ impl Names {
         if self.colors.get(&name).is_none() {
             self.colors.insert(&name, shade((r, g, b), &name));
         }
-        // The frame below all others has no name.
-        self.colors.insert("", Color { r: 225, g: 225, b: 228 });
         name
     }
 }
@@ -239,17 +241,16 @@ fn unescaped(text: &str) -> String {
 }
 
 /// Inferno treats a graph without samples as an error.
-fn write_empty(title: &str, subtitle: &str, out: &mut dyn Write) -> std::io::Result<()> {
-    let (title, subtitle) = (escaped(&clean(title)), escaped(&clean(subtitle)));
+fn write_empty(title: &str, why: &str, out: &mut dyn Write) -> std::io::Result<()> {
+    let (title, why) = (escaped(&clean(title)), escaped(&clean(why)));
     write!(
         out,
         r##"<?xml version="1.0" standalone="no"?>
-<svg version="1.1" width="1200" height="120" viewBox="0 0 1200 120" xmlns="http://www.w3.org/2000/svg">
-<rect width="100%" height="120" fill="#fcfcfc"/>
+<svg version="1.1" width="1200" height="100" viewBox="0 0 1200 100" xmlns="http://www.w3.org/2000/svg">
+<rect width="100%" height="100" fill="#fcfcfc"/>
 <g font-family="monospace" text-anchor="middle">
 <text x="50%" y="30" font-size="17">{title}</text>
-<text x="50%" y="54" font-size="12">{subtitle}</text>
-<text x="50%" y="92" font-size="14">Nobody waited for a lock: there is nothing to draw.</text>
+<text x="50%" y="64" font-size="12">{why}</text>
 </g>
 </svg>
 "##
@@ -296,9 +297,10 @@ mod tests {
     fn a_profile_without_waits_is_a_drawing_that_says_so() {
         let mut profile = crate::render::tests::profile();
         profile.locks.clear();
+        profile.events.waits_begun = 0;
         profile.meta.target.comms = vec!["<&>".to_string()];
         let svg = drawn(&profile);
-        assert!(svg.contains("Nobody waited for a lock"));
+        assert!(svg.contains("No contention seen: 7 hooks were attached"));
         assert!(svg.contains("Lock waits of &lt;&amp;&gt; (pid 4242)"));
         assert!(svg.trim_end().ends_with("</svg>"));
     }

@@ -18,7 +18,7 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
     let locks: Vec<&Lock> =
         profile.locks.iter().filter(|lock| lock.wait.contended > 0).take(options.histograms).collect();
     if locks.is_empty() {
-        return writeln!(out, "No wait ended with the lock: no histogram.");
+        return writeln!(out, "No contended waits: no histogram.");
     }
     for (index, lock) in locks.into_iter().enumerate() {
         if index > 0 {
@@ -35,7 +35,7 @@ fn write_lock(lock: &Lock, columns: usize, out: &mut dyn Write) -> io::Result<()
     let room = columns.saturating_sub(kind.len() + 1 + width(&contended));
     writeln!(out, "{kind} {}{contended}", elide(&clean(&lock.label()), room))?;
     match &lock.hist {
-        None => writeln!(out, "  not known: the histogram table was full"),
+        None => writeln!(out, "  not known: histogram table was full"),
         Some(hist) => {
             write_octaves(hist, columns, out)?;
             write_percentiles(lock, hist, columns, out)

@@ -6,8 +6,8 @@
 
 use super::{Options, stacks};
 use crate::model::{
-    Backend, EndReason, Family, Frame, HookLine, InFlight, Lock, Loss, Profile, Site, Space, StackRef,
-    TargetKind, WaitStats, bucket_range,
+    Backend, EndReason, Frame, HookLine, InFlight, Lock, Loss, Profile, Site, Space, StackRef, TargetKind,
+    WaitStats, bucket_range,
 };
 use serde::Serialize;
 use std::io::{self, Write};
@@ -60,8 +60,8 @@ struct Target<'a> {
 #[derive(Serialize)]
 struct Hook<'a> {
     function: &'a str,
-    families: &'a [Family],
-    backend: Option<Backend>,
+    families: Vec<&'static str>,
+    backend: Option<&'static str>,
     reason: &'a str,
     blind: Option<&'a str>,
 }
@@ -99,7 +99,7 @@ struct Totals {
 struct LockRow<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
-    family: Family,
+    family: &'static str,
     addr: String,
     pid: Option<u32>,
     name: Option<&'a str>,
@@ -238,8 +238,8 @@ impl<'a> Hook<'a> {
     fn of(line: &'a HookLine) -> Hook<'a> {
         Hook {
             function: &line.function,
-            families: &line.families,
-            backend: line.backend,
+            families: line.families.iter().map(|family| family.name()).collect(),
+            backend: line.backend.map(Backend::name),
             reason: &line.reason,
             blind: line.blind.as_deref(),
         }
@@ -276,7 +276,7 @@ impl<'a> LockRow<'a> {
             |percent| lock.hist.as_ref().and_then(|h| h.percentile_ns(percent, lock.wait.wait_max_ns));
         LockRow {
             kind: lock.kind.name(),
-            family: lock.kind.family(),
+            family: lock.kind.family().name(),
             addr: hex(lock.addr),
             pid: lock.pid,
             name: lock.name.as_deref(),

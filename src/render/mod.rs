@@ -12,7 +12,7 @@
 //! | [`flamegraph`] | SVG |
 //! | [`json`] | everything, for programs; documented in `docs/json.md` |
 //!
-//! [`stacks`] is where folded and flame graph agree on what a stack is called; [`text`] fits text to
+//! [`stacks`] is where folded and flame graph agree on what a stack is called; `text` fits text to
 //! a width. What is not known is printed as `-` (in JSON: null), never as 0.
 
 pub mod flamegraph;

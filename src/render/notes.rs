@@ -70,23 +70,24 @@ pub(super) fn write_header(profile: &Profile, columns: usize, out: &mut dyn Writ
     }
     let events = &profile.events;
     let numbers = format!(
-        "Hooks: {}. Events seen: {}. Waits: {} begun, {} ended.",
+        "Hooks: {}. Events seen: {}. Waits: {} begun, {} ended, {} in all.",
         hooks.join(", "),
         count(events.events_seen),
         count(events.waits_begun),
         count(events.waits_ended),
+        duration(profile.total_weight_ns()),
     );
     write_wrapped(&numbers, columns, 2, out)
 }
 
-/// Says which of the two it was: nobody waited, or nothing was seen.
-pub(super) fn write_no_waits(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {
+/// Why there is no wait to show: nobody waited, or nothing was seen.
+pub(super) fn no_waits(profile: &Profile) -> String {
     let events = &profile.events;
     let hooks = match events.hooks_attached {
         1 => "1 hook was".to_string(),
         n => format!("{} hooks were", count(n)),
     };
-    let text = if events.hooks_attached == 0 {
+    if events.hooks_attached == 0 {
         "Nothing was measured: no hook could be attached. `lockprof doctor` says why.".to_string()
     } else if events.events_seen == 0 {
         let check = match profile.meta.target.kind {
@@ -95,13 +96,17 @@ pub(super) fn write_no_waits(profile: &Profile, columns: usize, out: &mut dyn Wr
             TargetKind::System => "On a running system that is unlikely",
         };
         format!("No events at all: {hooks} attached, and none was reached. {check}; see `lockprof doctor`.")
+    } else if events.waits_begun > 0 {
+        format!(
+            "{} waits began, and none of them is in this profile: see what was lost.",
+            count(events.waits_begun)
+        )
     } else {
         format!(
             "No contention seen: {hooks} attached and reached {} times, and nobody had to wait.",
             count(events.events_seen)
         )
-    };
-    write_wrapped(&text, columns, 2, out)
+    }
 }
 
 pub(super) fn write_in_flight(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {

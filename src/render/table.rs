@@ -16,7 +16,7 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
     notes::write_header(profile, columns, out)?;
     writeln!(out)?;
     if !profile.locks.iter().any(has_waited) {
-        notes::write_no_waits(profile, columns, out)?;
+        write_wrapped(&notes::no_waits(profile), columns, 0, out)?;
         writeln!(out)?;
     }
     if !profile.locks.is_empty() {
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn rows_beyond_the_limit_are_summed_up() {
         let table = shown(&profile(), &Options { max_rows: 2, ..at(80) });
-        assert!(table.contains("… and 6 more locks (14.2% of wait)"), "{table}");
+        assert!(table.contains("… and 6 more locks (14.1% of wait)"), "{table}");
     }
 
     #[test]
@@ -335,6 +335,8 @@ mod tests {
     fn quiet_and_blind_are_not_the_same() {
         let mut profile = profile();
         profile.locks.clear();
+        assert!(shown(&profile, &at(200)).contains("7104 waits began, and none of them is in this profile"));
+        profile.events.waits_begun = 0;
         assert!(
             shown(&profile, &at(200))
                 .contains("No contention seen: 7 hooks were attached and reached 1.23M times")
@@ -354,6 +356,7 @@ mod tests {
         profile.locks.truncate(1);
         profile.locks[0].in_flight.clear();
         profile.locks[0].wait = WaitStats::default();
+        profile.events.waits_begun = 0;
         let table = shown(&profile, &at(80));
         assert!(table.contains("No contention seen") && table.contains("rename_mutex"));
     }
