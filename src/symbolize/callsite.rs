@@ -2,6 +2,7 @@
 //! locking code, nor its library. Told by name, never by counting frames: how many there are differs
 //! with the hook, the kernel and the optimizer.
 
+use super::without_compiler_suffix;
 use crate::model::{Frame, Function, Lock, Profile, Space, Stack, StackRef};
 use std::collections::HashMap;
 
@@ -94,14 +95,10 @@ fn is_inside(outer: &[KernelClass], in_lock: bool) -> bool {
 }
 
 fn kernel_name(frame: &Frame) -> String {
-    frame.functions.last().map_or_else(|| frame.place(), |function| plain(&function.name).to_string())
-}
-
-/// Without the suffixes of the compiler: `foo.constprop.0.isra.0` is `foo`.
-fn plain(name: &str) -> &str {
-    const SUFFIXES: [&str; 6] = [".constprop.", ".isra.", ".part.", ".cold", ".llvm.", ".lto_priv."];
-    let end = SUFFIXES.iter().filter_map(|suffix| name.find(suffix)).min().unwrap_or(name.len());
-    &name[..end]
+    frame
+        .functions
+        .last()
+        .map_or_else(|| frame.place(), |function| without_compiler_suffix(&function.name).to_string())
 }
 
 fn kernel_class(name: &str) -> KernelClass {
@@ -142,7 +139,7 @@ fn kernel_class(name: &str) -> KernelClass {
         "kretprobe_trampoline",
         "return_to_handler",
     ];
-    let name = plain(name);
+    let name = without_compiler_suffix(name);
     if starts_with_any(name, TRAMPOLINE) {
         KernelClass::Trampoline
     } else if starts_with_any(name, PROFILER) || PROFILER_EXACT.contains(&name) {
@@ -400,7 +397,7 @@ fn is_runtime_name(name: &str) -> bool {
     ];
     let (path, has_parameters) = path_of(name);
     let path = without_versions(path);
-    let path = plain(&path);
+    let path = without_compiler_suffix(&path);
     starts_with_any(path, C)
         || C_EXACT.contains(&path)
         || starts_with_any(path, CPP)

@@ -120,7 +120,7 @@ impl KernelSymbols {
     }
 }
 
-/// `ffffffffc0201000 t ftrace_trampoline	[__builtin__ftrace]`
+/// `ffffffffc0201000 t ftrace_trampoline [__builtin__ftrace]`
 fn parse_line(line: &str, start: u32) -> Option<Symbol> {
     let bytes = line.as_bytes();
     let space = bytes.iter().position(|byte| *byte == b' ')?;

@@ -107,6 +107,13 @@ fn note_losses(profile: &mut Profile, images: &Images, kernel: &KernelSymbols, u
     }
 }
 
+/// `foo.constprop.0.isra.0` is `foo`.
+fn without_compiler_suffix(name: &str) -> &str {
+    const SUFFIXES: [&str; 6] = [".constprop.", ".isra.", ".part.", ".cold", ".llvm.", ".lto_priv."];
+    let end = SUFFIXES.iter().filter_map(|suffix| name.find(suffix)).min().unwrap_or(name.len());
+    &name[..end]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

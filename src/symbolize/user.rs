@@ -1,9 +1,10 @@
 //! Names of user addresses, from the files that [`Images`] keeps open. One batch per file.
 
 use super::images::{FileId, Images, Mapping};
+use super::without_compiler_suffix;
 use crate::model::{Frame, Function, Space};
 use blazesym::symbolize::source::{Elf, Source};
-use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer};
+use blazesym::symbolize::{CodeInfo, Input, Reason, Sym, Symbolized, Symbolizer};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsRawFd;
 
@@ -73,7 +74,12 @@ fn symbolize_file(
     let look_up = |debug_syms, offsets: &[u64]| {
         let mut source = Elf::new(&path);
         source.debug_syms = debug_syms;
-        symbolizer.symbolize(&Source::Elf(source), Input::FileOffset(offsets)).ok()
+        let found = symbolizer.symbolize(&Source::Elf(source), Input::FileOffset(offsets));
+        // An error that blazesym folds into one address is most often the whole file's all the same.
+        found.ok().filter(|found| {
+            found.is_empty()
+                || !found.iter().all(|found| matches!(found, Symbolized::Unknown(Reason::IgnoredError)))
+        })
     };
     // Broken debug information must not cost the names of the symbol table.
     let Some(symbols) = look_up(true, offsets) else {
@@ -87,20 +93,16 @@ fn symbolize_file(
         .collect();
     let again_offsets: Vec<u64> = again.iter().map(|index| offsets[*index]).collect();
     let mut elf_names: HashMap<usize, String> = HashMap::new();
-    if let Some(symbols) = look_up(false, &again_offsets).filter(|_| !again.is_empty()) {
-        for (index, symbol) in again.iter().zip(symbols) {
-            if let Symbolized::Sym(sym) = symbol {
-                elf_names.insert(*index, sym.name.into_owned());
-            }
+    for (index, symbol) in again.iter().zip(look_up(false, &again_offsets).into_iter().flatten()) {
+        if let Symbolized::Sym(sym) = symbol {
+            elf_names.insert(*index, sym.name.into_owned());
         }
     }
-    Some(
-        symbols
-            .iter()
-            .enumerate()
-            .map(|(index, symbol)| functions(symbol.as_sym(), elf_names.get(&index).map(String::as_str)))
-            .collect(),
-    )
+    let named = symbols
+        .iter()
+        .enumerate()
+        .map(|(index, symbol)| functions(symbol.as_sym(), elf_names.get(&index).map(String::as_str)));
+    Some(named.collect())
 }
 
 fn functions(sym: Option<&Sym>, elf_name: Option<&str>) -> Vec<Function> {
@@ -119,7 +121,7 @@ fn functions(sym: Option<&Sym>, elf_name: Option<&str>) -> Vec<Function> {
 
 fn function(name: &str, code: Option<&CodeInfo>) -> Function {
     Function {
-        name: strip_rust_hash(name).to_string(),
+        name: strip_rust_hash(without_clone(name)).to_string(),
         file: code.map(|code| code.to_path().to_string_lossy().into_owned()).filter(|file| !file.is_empty()),
         line: code.and_then(|code| code.line).filter(|line| *line != 0),
     }
@@ -135,6 +137,12 @@ fn is_short_form(dwarf_name: &str, elf_name: &str) -> bool {
         && (elf_name.contains("::") || elf_name.contains('('))
         && elf_name.len() > dwarf_name.len()
         && elf_name.contains(dwarf_name.split(['<', '(']).next().unwrap_or(dwarf_name))
+}
+
+/// Which copy the compiler made differs with every build and says nothing to the reader.
+/// `f() [clone .constprop.0]` is how the demangler shows `f().constprop.0`.
+fn without_clone(name: &str) -> &str {
+    without_compiler_suffix(name.split(" [clone ").next().unwrap_or(name))
 }
 
 /// `core::ptr::drop_in_place::h0123456789abcdef` without the hash: it differs with every build.
@@ -155,6 +163,16 @@ mod tests {
         assert_eq!(strip_rust_hash("a::b::h012345678"), "a::b::h012345678");
         assert_eq!(strip_rust_hash("a::b::hello_world_1234"), "a::b::hello_world_1234");
         assert_eq!(strip_rust_hash("main"), "main");
+    }
+
+    #[test]
+    fn clones_have_the_name_of_their_original() {
+        assert_eq!(without_clone("take.constprop.0.isra.0"), "take");
+        assert_eq!(
+            without_clone("f()::{lambda()#1}::operator()() const [clone .constprop.0]"),
+            "f()::{lambda()#1}::operator()() const"
+        );
+        assert_eq!(without_clone("operator()"), "operator()");
     }
 
     #[test]
