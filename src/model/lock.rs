@@ -99,6 +99,7 @@ pub enum Family {
     Rwlock,
     Semaphore,
     PercpuRwsem,
+    #[serde(rename = "rtmutex")]
     RtMutex,
     Futex,
 }

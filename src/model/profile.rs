@@ -76,6 +76,7 @@ pub enum EndReason {
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     Fentry,
+    #[serde(rename = "kprobe.multi")]
     KprobeMulti,
     Kprobe,
     /// A raw tracepoint.
