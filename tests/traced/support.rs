@@ -1,0 +1,288 @@
+//! Running lockprof and the workload beside each other, always waiting for a condition.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// One budget for everything that is waited for; guests under software emulation are slow.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+pub fn lockprof() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_lockprof"))
+}
+
+/// The example binary beside the one under test.
+pub fn workload_path() -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_BIN_EXE_lockprof"));
+    let path = path.with_file_name("examples").join("lockprof-workload");
+    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
+    path
+}
+
+/// A path for one output file; tests run in one process and in guests whose root is read-only.
+pub fn scratch(name: &str) -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let dir = std::env::temp_dir().join(format!("lockprof-test-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("the temporary directory is writable");
+    dir.join(format!("{}-{name}", NUMBER.fetch_add(1, Ordering::Relaxed)))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Auto,
+    Fentry,
+    Kprobe,
+    Tracepoint,
+}
+
+pub fn method() -> Method {
+    match std::env::var("LOCKPROF_BACKEND").as_deref() {
+        Err(_) | Ok("") => Method::Auto,
+        Ok("fentry") => Method::Fentry,
+        Ok("kprobe") => Method::Kprobe,
+        Ok("tracepoint") => Method::Tracepoint,
+        Ok(other) => panic!("LOCKPROF_BACKEND={other} is no method"),
+    }
+}
+
+pub fn method_args() -> Vec<String> {
+    match method() {
+        Method::Auto => vec![],
+        method => vec!["--backend".into(), format!("{method:?}").to_lowercase()],
+    }
+}
+
+/// (major, minor) of the running kernel.
+pub fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs is mounted");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// This project's own machine has neither fentry nor kprobes (README, "The machine").
+pub fn only_tracepoints() -> bool {
+    !std::path::Path::new("/sys/bus/event_source/devices/kprobe").exists()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Mutex,
+    Rwsem,
+    Spinlock,
+    Futex,
+}
+
+/// What the facts (kernels.md) say a method shows on this kernel. Typed by hand on purpose: the
+/// tests hold lockprof's plan against it.
+pub fn should_see(family: Family) -> bool {
+    let tracepoints = kernel() >= (5, 19);
+    let functions = !only_tracepoints();
+    match (method(), family) {
+        (Method::Tracepoint, Family::Futex) => true,
+        (Method::Tracepoint, _) => tracepoints,
+        (Method::Fentry | Method::Kprobe, Family::Spinlock) => false,
+        // 5.10's futex functions are static and its verifier refuses them (EACCES).
+        (Method::Fentry, Family::Futex) => functions && kernel() >= (5, 16),
+        (Method::Fentry | Method::Kprobe, _) => functions,
+        (Method::Auto, Family::Spinlock) => tracepoints,
+        (Method::Auto, Family::Futex) => true,
+        (Method::Auto, _) => tracepoints || functions,
+    }
+}
+
+/// The workload, with its gate closed.
+pub struct Workload {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: BufReader<std::process::ChildStdout>,
+    pub pid: u32,
+}
+
+impl Workload {
+    pub fn gated(args: &[&str]) -> Workload {
+        let mut child = Command::new(workload_path())
+            .args(args)
+            .arg("--gate")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the workload starts");
+        let stdin = child.stdin.take();
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        let ready = read_event(&mut lines, "ready");
+        let pid = ready["pid"].as_u64().expect("ready has a pid") as u32;
+        Workload { child, stdin, lines, pid }
+    }
+
+    pub fn open_gate(&mut self) {
+        self.say_line();
+    }
+
+    pub fn say_line(&mut self) {
+        let stdin = self.stdin.as_mut().expect("stdin is open");
+        stdin.write_all(b"go\n").expect("the workload reads its input");
+        stdin.flush().expect("the workload reads its input");
+    }
+
+    pub fn event(&mut self, name: &str) -> Value {
+        read_event(&mut self.lines, name)
+    }
+
+    pub fn finish(mut self) -> Value {
+        let truth = self.event("truth");
+        drop(self.stdin.take());
+        assert!(self.child.wait().expect("the workload ends").success());
+        truth
+    }
+
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn read_event(lines: &mut impl BufRead, name: &str) -> Value {
+    loop {
+        let mut line = String::new();
+        let read = lines.read_line(&mut line).expect("the workload's output is text");
+        assert!(read > 0, "the workload ended without saying {name}");
+        if let Ok(event) = serde_json::from_str::<Value>(&line)
+            && event["event"] == name
+        {
+            return event;
+        }
+    }
+}
+
+/// lockprof, tracing.
+pub struct Profiler {
+    pub child: Child,
+    report: PathBuf,
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Profiler {
+    /// Returns when every hook is in place.
+    pub fn start(args: &[&str]) -> Profiler {
+        let report = scratch("report.json");
+        let mut child = lockprof()
+            .args(method_args())
+            .arg("--json")
+            .arg(&report)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("lockprof starts");
+        let mut stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            let read = stderr.read_line(&mut line).expect("stderr is text");
+            said.push_str(&line);
+            assert!(read > 0, "lockprof ended before it traced:\n{said}");
+            if line.starts_with("lockprof: tracing") {
+                return Profiler { child, report, stderr };
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: no pointers; the child is not reaped yet.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// Waits for its end and reads its report.
+    pub fn finish(mut self) -> Report {
+        let status = wait(&mut self.child, "lockprof");
+        let mut stderr = String::new();
+        self.stderr.read_to_string(&mut stderr).expect("stderr is text");
+        let mut table = String::new();
+        let stdout = self.child.stdout.as_mut().expect("stdout is a pipe");
+        stdout.read_to_string(&mut table).expect("the table is text");
+        let text = std::fs::read_to_string(&self.report).unwrap_or_default();
+        assert!(!text.is_empty(), "no report; lockprof said: {stderr}\n{table}");
+        let json = serde_json::from_str(&text).expect("the report is JSON");
+        Report { json, table, status }
+    }
+}
+
+pub fn wait(child: &mut Child, what: &str) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            return status;
+        }
+        assert!(start.elapsed() < PATIENCE, "{what} does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until `condition` holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub struct Report {
+    pub json: Value,
+    pub table: String,
+    pub status: ExitStatus,
+}
+
+impl Report {
+    pub fn locks(&self, kind: &str) -> Vec<&Value> {
+        let locks = self.json["locks"].as_array().expect("locks is a list");
+        locks.iter().filter(|lock| lock["type"] == kind).collect()
+    }
+
+    /// The lock of a kind that waited longest.
+    pub fn lock(&self, kind: &str) -> &Value {
+        self.locks(kind).first().unwrap_or_else(|| panic!("no {kind} in:\n{}", self.table))
+    }
+
+    pub fn loss(&self, reason: &str) -> u64 {
+        let losses = self.json["losses"].as_array().expect("losses is a list");
+        let loss = losses.iter().find(|loss| loss["reason"] == reason);
+        loss.unwrap_or_else(|| panic!("no loss is called {reason}"))["count"].as_u64().expect("a count")
+    }
+
+    /// Some hook is said to be blind for the family, or a tracepoint to serve it.
+    pub fn says_blind(&self, family: &str) -> bool {
+        let plan = self.json["plan"].as_array().expect("plan is a list");
+        plan.iter().any(|hook| {
+            hook["families"].as_array().is_some_and(|families| families.iter().any(|f| f == family))
+                && hook["backend"].is_null()
+                && hook["blind"].is_string()
+        })
+    }
+}
+
+pub fn number(value: &Value, field: &str) -> u64 {
+    value[field].as_u64().unwrap_or_else(|| panic!("{field} is no number in {value}"))
+}
+
+/// Profiles one gated scenario by process id.
+pub fn profile_scenario(workload_args: &[&str], lockprof_args: &[&str]) -> (Value, Report) {
+    let mut workload = Workload::gated(workload_args);
+    let pid = workload.pid.to_string();
+    let mut args = vec!["-p", &pid];
+    args.extend(lockprof_args);
+    let profiler = Profiler::start(&args);
+    workload.open_gate();
+    let truth = workload.finish();
+    (truth, profiler.finish())
+}
+
+/// Within 5 % or two scheduler ticks of 4 ms, whichever is larger.
+pub fn assert_close(got: u64, truth: u64, what: &str) {
+    let allowed = (truth / 20).max(8_000_000);
+    assert!(got.abs_diff(truth) <= allowed, "{what}: {got} ns, truth {truth} ns, allowed ±{allowed}");
+}

@@ -1,0 +1,189 @@
+//! Wait counts and times, and the place that waited, against what the workload knows it did.
+
+use crate::support::*;
+use serde_json::Value;
+
+const SHAPE: [&str; 6] = ["--waiters", "3", "--rounds", "3", "--hold-ms", "100"];
+
+fn scenario(name: &str) -> Vec<&str> {
+    std::iter::once(name).chain(SHAPE).collect()
+}
+
+fn truth_row<'t>(truth: &'t Value, kind: &str) -> Vec<&'t Value> {
+    let rows: Vec<&Value> = truth["locks"]
+        .as_array()
+        .expect("locks is a list")
+        .iter()
+        .filter(|row| row["kind"] == kind)
+        .collect();
+    assert!(!rows.is_empty(), "the workload made no {kind}");
+    assert!(rows.iter().all(|row| row["unproven"] == 0), "the workload is not sure: {truth}");
+    rows
+}
+
+/// The row of `kind` agrees with the truth: count, total, extremes, percentiles, histogram.
+fn agrees(truth: &Value, report: &Report, truth_kind: &str, kind: &str) {
+    let rows = truth_row(truth, truth_kind);
+    let sum = |field| rows.iter().map(|row| number(row, field)).sum::<u64>();
+    let lock = report.lock(kind);
+    let contended = number(lock, "contended");
+    assert_eq!(contended, sum("contended"), "contended count of {kind}\n{}", report.table);
+    assert_close(number(lock, "wait_total_ns"), sum("wait_total_ns"), "total wait");
+    let shortest = rows.iter().map(|row| number(row, "wait_min_ns")).min().expect("a row");
+    let longest = rows.iter().map(|row| number(row, "wait_max_ns")).max().expect("a row");
+    assert_close(number(lock, "wait_min_ns"), shortest, "shortest wait");
+    assert_close(number(lock, "wait_max_ns"), longest, "longest wait");
+    let in_histogram: u64 =
+        lock["hist"]["buckets"].as_array().expect("a histogram").iter().map(|b| b[2].as_u64().expect("a count")).sum();
+    assert_eq!(in_histogram, contended, "every contended wait is in the histogram");
+    let p50 = number(lock, "wait_p50_ns");
+    assert!(shortest - shortest / 20 <= p50 && p50 <= longest, "p50 {p50} in [{shortest}, {longest}]");
+    assert!(number(lock, "wait_p99_ns") <= number(lock, "wait_max_ns"));
+}
+
+/// Of all locks of the profile the one that was made contended comes first.
+fn is_ranked_first(report: &Report, kind: &str) {
+    assert_eq!(report.json["locks"][0]["type"], kind, "{}", report.table);
+}
+
+fn only_the_target_appears(report: &Report, pid: u64) {
+    for lock in report.json["locks"].as_array().expect("locks") {
+        for site in lock["sites"].as_array().expect("sites") {
+            assert_eq!(site["pid"], pid, "another process in {lock}");
+        }
+    }
+}
+
+fn nothing_was_lost(report: &Report) {
+    for reason in ["sites_map_full", "locks_map_full", "stacks_map_full", "waits_map_full", "kprobe_misses"] {
+        assert_eq!(report.loss(reason), 0, "{reason}");
+    }
+}
+
+fn check(scenario_name: &str, family: Family, truth_kind: &str, kind: &str) -> Option<(Value, Report)> {
+    let (truth, report) = profile_scenario(&scenario(scenario_name), &[]);
+    if !should_see(family) {
+        assert!(report.locks(kind).is_empty(), "{kind} seen by a method that cannot:\n{}", report.table);
+        let family = format!("{family:?}").to_lowercase();
+        assert!(report.says_blind(&family), "blind for {family} and does not say so:\n{}", report.table);
+        assert!(report.table.contains("not seen:"), "{}", report.table);
+        return None;
+    }
+    agrees(&truth, &report, truth_kind, kind);
+    only_the_target_appears(&report, truth["pid"].as_u64().expect("a pid"));
+    nothing_was_lost(&report);
+    Some((truth, report))
+}
+
+fn call_site_is_the_true_caller(truth: &Value, report: &Report, truth_kind: &str, kind: &str) {
+    let expected: Vec<&str> =
+        truth_row(truth, truth_kind).iter().filter_map(|row| row["call_site"].as_str()).collect();
+    let got = report.lock(kind)["call_site"].as_str().expect("a call site");
+    assert!(expected.contains(&got), "call site {got}, truth {expected:?}\n{}", report.table);
+}
+
+#[test]
+fn pthread_mutex_waits_match_the_truth_and_rank_first() {
+    if let Some((_, report)) = check("pthread-mutex", Family::Futex, "futex", "futex") {
+        is_ranked_first(&report, "futex");
+        let addr = &report.lock("futex")["addr"];
+        assert!(addr.as_str().is_some_and(|text| text.starts_with("0x")), "addresses are hex strings: {addr}");
+    }
+}
+
+#[test]
+fn the_address_of_a_futex_is_the_lock_word() {
+    if let Some((truth, report)) = check("pthread-mutex", Family::Futex, "futex", "futex") {
+        assert_eq!(report.lock("futex")["addr"], truth["locks"][0]["addr"]);
+    }
+}
+
+#[test]
+fn rust_mutex_waits_by_wait_bitset_match_the_truth() {
+    if let Some((_, report)) = check("rust-mutex", Family::Futex, "futex", "futex") {
+        is_ranked_first(&report, "futex");
+        let wakes = &report.lock("futex")["wakes"];
+        assert!(number(wakes, "woken") >= 9, "every waiter was woken by somebody: {wakes}");
+    }
+}
+
+#[test]
+fn priority_inheriting_mutex_waits_are_a_kind_of_their_own() {
+    check("pi-mutex", Family::Futex, "futex", "futex-pi");
+}
+
+#[test]
+fn waits_that_time_out_are_aborted_and_not_contended() {
+    let (truth, report) = profile_scenario(&scenario("pthread-timed"), &[]);
+    if !should_see(Family::Futex) {
+        assert!(report.says_blind("futex"));
+        return;
+    }
+    let row = truth_row(&truth, "futex")[0];
+    let addr = &row["addr"];
+    let lock = report.locks("futex").into_iter().find(|lock| lock["addr"] == *addr).expect("the lock is there");
+    assert_eq!(number(lock, "aborted"), number(row, "aborted"));
+    assert_close(number(lock, "aborted_total_ns"), number(row, "aborted_ns"), "aborted time");
+    assert_eq!(number(lock, "contended"), 0);
+    assert!(lock["wait_min_ns"].is_null() && lock["wait_p50_ns"].is_null(), "unknown is null, not 0: {lock}");
+}
+
+#[test]
+fn kernel_mutex_waits_in_a_pipe_match_the_truth_and_the_caller() {
+    if let Some((truth, report)) = check("pipe-mutex", Family::Mutex, "mutex", "mutex") {
+        call_site_is_the_true_caller(&truth, &report, "mutex", "mutex");
+    }
+}
+
+#[test]
+fn f_pos_lock_waits_match_the_truth_and_the_caller() {
+    if let Some((truth, report)) = check("fpos-mutex", Family::Mutex, "mutex", "mutex") {
+        call_site_is_the_true_caller(&truth, &report, "mutex", "mutex");
+    }
+}
+
+#[test]
+fn i_rwsem_write_waits_match_the_truth_and_the_caller() {
+    if let Some((truth, report)) = check("rwsem-write", Family::Rwsem, "rwsem:W", "rwsem:W") {
+        call_site_is_the_true_caller(&truth, &report, "rwsem:W", "rwsem:W");
+    }
+}
+
+#[test]
+fn reader_wait_is_charged_to_the_read_side() {
+    if let Some((truth, report)) = check("rwsem-read", Family::Rwsem, "rwsem:R", "rwsem:R") {
+        call_site_is_the_true_caller(&truth, &report, "rwsem:R", "rwsem:R");
+        agrees(&truth, &report, "rwsem:W", "rwsem:W");
+        assert_eq!(
+            report.lock("rwsem:R")["addr"],
+            report.lock("rwsem:W")["addr"],
+            "two sides of one lock have one address"
+        );
+    }
+}
+
+#[test]
+fn many_threads_may_wait_for_one_lock_at_once() {
+    // A kretprobe with the kernel's default room loses the ends of all but 2 × CPUs of them.
+    let (truth, report) =
+        profile_scenario(&["pthread-mutex", "--waiters", "100", "--rounds", "1", "--hold-ms", "20"], &[]);
+    if !should_see(Family::Futex) {
+        assert!(report.says_blind("futex"));
+        return;
+    }
+    let row = truth_row(&truth, "futex")[0];
+    let addr = &row["addr"];
+    let lock = report.locks("futex").into_iter().find(|lock| lock["addr"] == *addr).expect("the lock is there");
+    assert_eq!(number(lock, "contended"), 100, "{}", report.table);
+    assert_close(number(lock, "wait_total_ns"), number(row, "wait_total_ns"), "total wait of 100 threads");
+    assert_eq!(report.loss("kprobe_misses"), 0);
+}
+
+#[test]
+fn the_table_fits_a_terminal_of_80_columns() {
+    let (_, report) = profile_scenario(&scenario("pthread-mutex"), &[]);
+    // Not a terminal: 120 columns.
+    for line in report.table.lines() {
+        assert!(line.chars().count() <= 120, "{line}");
+    }
+}
