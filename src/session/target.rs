@@ -1,6 +1,7 @@
 //! The traced processes: watched through pidfds, or spawned and held.
 
-use anyhow::{Context, Result, anyhow};
+use crate::failure::{Exit, Failure};
+use anyhow::{Context, Result};
 use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
@@ -48,13 +49,16 @@ impl Watched {
         }
         let err = io::Error::last_os_error();
         match err.raw_os_error() {
-            Some(libc::ESRCH) => Err(anyhow!("There is no process {pid}")),
+            Some(libc::ESRCH) => Err(no_process(pid)),
             // pidfd_open wants the leader: a thread's id is no process.
             Some(libc::EINVAL | libc::ENOENT) => match thread_group(pid) {
-                Some(leader) if leader != pid => {
-                    Err(anyhow!("{pid} is a thread of process {leader}: give the process, -p {leader}"))
-                }
-                _ => Err(anyhow!("There is no process {pid}")),
+                Some(leader) if leader != pid => Err(Failure::new(
+                    Exit::Runtime,
+                    format!("{pid} is a thread of process {leader}"),
+                    format!("give the process: -p {leader}"),
+                )
+                .into()),
+                _ => Err(no_process(pid)),
             },
             _ => Err(err).with_context(|| format!("Failed to watch process {pid}")),
         }
@@ -66,6 +70,11 @@ impl Watched {
         // SAFETY: one valid pollfd.
         unsafe { libc::poll(&mut poll, 1, 0) > 0 }
     }
+}
+
+fn no_process(pid: u32) -> anyhow::Error {
+    let hint = "pgrep NAME prints the ids of a program's processes";
+    Failure::new(Exit::Runtime, format!("There is no process {pid}"), hint).into()
 }
 
 fn thread_group(tid: u32) -> Option<u32> {

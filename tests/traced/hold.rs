@@ -25,7 +25,8 @@ fn check(scenario: &str, kind: &str, family: &str) {
     // The holder has the lock from before the first waiter queues until 100 ms after the last did.
     let hold_ns = number(&truth, "hold_ns");
     assert!(longest >= hold_ns, "longest hold {longest}, chosen {hold_ns}\n{}", report.table);
-    let longest_wait = truth["locks"].as_array().expect("locks").iter().map(|row| number(row, "wait_max_ns")).max();
+    let longest_wait =
+        truth["locks"].as_array().expect("locks").iter().map(|row| number(row, "wait_max_ns")).max();
     assert_close(longest, longest_wait.expect("a wait").max(hold_ns), "longest hold");
     // 3 rounds: one holder and two waiters each, at least.
     assert!(acquired >= 9, "{acquired} acquisitions");
@@ -43,7 +44,8 @@ fn rwsem_write_holds_are_timed_from_acquire_to_release() {
 
 #[test]
 fn acquisitions_without_hold_are_unknown_and_not_zero() {
-    let (_, report) = profile_scenario(&["pipe-mutex", "--waiters", "1", "--rounds", "1", "--hold-ms", "20"], &[]);
+    let (_, report) =
+        profile_scenario(&["pipe-mutex", "--waiters", "1", "--rounds", "1", "--hold-ms", "20"], &[]);
     for lock in report.json["locks"].as_array().expect("locks") {
         assert!(lock["hold"].is_null(), "{lock}");
     }

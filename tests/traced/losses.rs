@@ -28,8 +28,10 @@ fn full_maps_are_counted_and_shown() {
 
 #[test]
 fn more_threads_waiting_than_there_is_room_for_are_counted() {
-    let (_, report) =
-        profile_scenario(&["pthread-mutex", "--waiters", "12", "--rounds", "1", "--hold-ms", "20"], &["-M", "4"]);
+    let (_, report) = profile_scenario(
+        &["pthread-mutex", "--waiters", "12", "--rounds", "1", "--hold-ms", "20"],
+        &["-M", "4"],
+    );
     if should_see(Family::Futex) {
         assert!(report.loss("waits_map_full") > 0, "{}", report.table);
         assert!(report.loss("unpaired_end") > 0, "ends without a begin are counted too");

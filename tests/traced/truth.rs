@@ -33,8 +33,12 @@ fn agrees(truth: &Value, report: &Report, truth_kind: &str, kind: &str) {
     let longest = rows.iter().map(|row| number(row, "wait_max_ns")).max().expect("a row");
     assert_close(number(lock, "wait_min_ns"), shortest, "shortest wait");
     assert_close(number(lock, "wait_max_ns"), longest, "longest wait");
-    let in_histogram: u64 =
-        lock["hist"]["buckets"].as_array().expect("a histogram").iter().map(|b| b[2].as_u64().expect("a count")).sum();
+    let in_histogram: u64 = lock["histogram"]
+        .as_array()
+        .expect("a histogram")
+        .iter()
+        .map(|b| b[2].as_u64().expect("a count"))
+        .sum();
     assert_eq!(in_histogram, contended, "every contended wait is in the histogram");
     let p50 = number(lock, "wait_p50_ns");
     assert!(shortest - shortest / 20 <= p50 && p50 <= longest, "p50 {p50} in [{shortest}, {longest}]");
@@ -87,7 +91,10 @@ fn pthread_mutex_waits_match_the_truth_and_rank_first() {
     if let Some((_, report)) = check("pthread-mutex", Family::Futex, "futex", "futex") {
         is_ranked_first(&report, "futex");
         let addr = &report.lock("futex")["addr"];
-        assert!(addr.as_str().is_some_and(|text| text.starts_with("0x")), "addresses are hex strings: {addr}");
+        assert!(
+            addr.as_str().is_some_and(|text| text.starts_with("0x")),
+            "addresses are hex strings: {addr}"
+        );
     }
 }
 
@@ -121,7 +128,8 @@ fn waits_that_time_out_are_aborted_and_not_contended() {
     }
     let row = truth_row(&truth, "futex")[0];
     let addr = &row["addr"];
-    let lock = report.locks("futex").into_iter().find(|lock| lock["addr"] == *addr).expect("the lock is there");
+    let lock =
+        report.locks("futex").into_iter().find(|lock| lock["addr"] == *addr).expect("the lock is there");
     assert_eq!(number(lock, "aborted"), number(row, "aborted"));
     assert_close(number(lock, "aborted_total_ns"), number(row, "aborted_ns"), "aborted time");
     assert_eq!(number(lock, "contended"), 0);
@@ -173,7 +181,8 @@ fn many_threads_may_wait_for_one_lock_at_once() {
     }
     let row = truth_row(&truth, "futex")[0];
     let addr = &row["addr"];
-    let lock = report.locks("futex").into_iter().find(|lock| lock["addr"] == *addr).expect("the lock is there");
+    let lock =
+        report.locks("futex").into_iter().find(|lock| lock["addr"] == *addr).expect("the lock is there");
     assert_eq!(number(lock, "contended"), 100, "{}", report.table);
     assert_close(number(lock, "wait_total_ns"), number(row, "wait_total_ns"), "total wait of 100 threads");
     assert_eq!(report.loss("kprobe_misses"), 0);
