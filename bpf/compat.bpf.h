@@ -42,8 +42,7 @@ static __always_inline __u32 syscall_nr(const struct pt_regs *regs)
 #if defined(__TARGET_ARCH_x86)
 	return BPF_CORE_READ(regs, orig_ax);
 #elif defined(__TARGET_ARCH_arm64)
-	/* struct pt_regs goes on behind user_pt_regs: orig_x0, syscallno. */
-	return *(const __u32 *)0 ? 0 : 0;
+	return BPF_CORE_READ(regs, syscallno);
 #endif
 }
 
@@ -59,12 +58,14 @@ static __always_inline void syscall_args(const struct pt_regs *regs, __u64 *uadd
 #endif
 }
 
-/* A 32-bit program on a 64-bit kernel: its system call numbers are another table. */
+/* A system call through the 32-bit entry: its numbers are another table. */
 static __always_inline bool is_compat_syscall(const struct pt_regs *regs)
 {
 #if defined(__TARGET_ARCH_x86)
-	/* USER32_CS of arch/x86/include/asm/segment.h */
-	return BPF_CORE_READ(regs, cs) == 0x23;
+	/* TS_COMPAT of arch/x86/include/asm/thread_info.h; a 64-bit program's int $0x80 too. */
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, thread_info.status) & 0x2;
 #elif defined(__TARGET_ARCH_arm64)
 	/* PSR_MODE32_BIT of arch/arm64/include/uapi/asm/ptrace.h */
 	return BPF_CORE_READ(regs, pstate) & 0x10;

@@ -137,7 +137,7 @@ SEC("?raw_tp/sys_enter")
 int sys_enter__tp(struct bpf_raw_tracepoint_args *ctx)
 {
 	/* Every system call of the machine comes here: the number first. */
-	if (ctx->args[1] != cfg.futex_nr)
+	if (ctx->args[1] != cfg.futex_nr && ctx->args[1] != cfg.compat_futex_nr)
 		return 0;
 
 	__u64 id = bpf_get_current_pid_tgid();
@@ -151,10 +151,14 @@ int sys_enter__tp(struct bpf_raw_tracepoint_args *ctx)
 	struct counters *c = this_cpu_counters();
 	if (!c)
 		return 0;
+	/* The number that is futex here is something else there. */
 	if (is_compat_syscall(regs)) {
-		c->lost[LOSS_COMPAT_FUTEX]++;
+		if (ctx->args[1] == cfg.compat_futex_nr)
+			c->lost[LOSS_COMPAT_FUTEX]++;
 		return 0;
 	}
+	if (ctx->args[1] != cfg.futex_nr)
+		return 0;
 	syscall_args(regs, &uaddr, &op);
 	switch (FUTEX_CMD(op)) {
 	case FUTEX_WAIT:

@@ -109,8 +109,9 @@ struct config {
 	__u32 futex_wait_nargs;
 	__u32 futex_lock_pi_nargs;
 	__u32 futex_wake_nargs;
-	/* System call number of futex(2). */
+	/* System call number of futex(2), and of 32-bit programs' futex. */
 	__u32 futex_nr;
+	__u32 compat_futex_nr;
 };
 
 /* `tgid` is 0 for kernel locks: their address is the same for everyone. */

@@ -225,7 +225,7 @@ fn symbolize_after_death(
     running.kill();
     dir.close().unwrap();
     assert_eq!(images.snapshot(pid).unwrap_err().kind(), ErrorKind::NotFound);
-    symbolize(&mut profile, &images);
+    symbolize(&mut profile, &images, &KernelSymbols::default());
     (profile, images)
 }
 
@@ -480,7 +480,7 @@ fn kernel_frames_are_named_from_kallsyms() {
         .map(|(index, name)| Frame::unsymbolized(Space::Kernel, None, addr_of(name) + 5, index == 0));
     let mut profile = profile(frames.collect());
     profile.locks = vec![lock(LockKind::Mutex, 0xffff_8880_0000_1000, 1)];
-    symbolize(&mut profile, &Images::new());
+    symbolize(&mut profile, &Images::new(), &KernelSymbols::load().expect("kallsyms is readable"));
     if KernelSymbols::load().unwrap().hidden {
         assert_eq!(loss(&profile, "unsymbolized_kernel_frames"), 3);
         return;

@@ -65,6 +65,7 @@ struct pt_regs {
 	__u64 sp;
 	__u64 pc;
 	__u64 pstate;
+	int syscallno;
 };
 #else
 #error "lockprof knows the registers of x86-64 and arm64"
@@ -78,7 +79,12 @@ struct signal_struct {
 	atomic_t live;
 };
 
+struct thread_info {
+	unsigned int status;
+};
+
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int flags;
 	int pid;
 	int tgid;

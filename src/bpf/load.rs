@@ -315,6 +315,8 @@ fn configure(cfg: &mut types::config, plan: &Plan, facts: &Facts, settings: &Set
     cfg.futex_lock_pi_nargs = arguments("futex_lock_pi", 4);
     cfg.futex_wake_nargs = arguments("futex_wake", 4);
     cfg.futex_nr = libc::SYS_futex as u32;
+    // arch/x86/entry/syscalls/syscall_32.tbl; include/uapi/asm-generic of arm's 32-bit table.
+    cfg.compat_futex_nr = 240;
 }
 
 fn attach_one(program: &ProgramMut<'_>, hook: &Hook) -> Result<(Link, Option<KprobeEvent>)> {

@@ -60,7 +60,7 @@ fn profile(args: &Args, config: &Config) -> Result<u8> {
     let mut progress = progress::Bar::new(args, config);
     let outcome = session::run(config, &facts, &mut progress)?;
     let mut profile = outcome.profile;
-    crate::symbolize::symbolize(&mut profile, &outcome.images);
+    crate::symbolize::symbolize(&mut profile, &outcome.images, &outcome.kernel);
     outputs.write(&profile)?;
     Ok(profile.meta.target.exit_status.map_or(0, |status| status as u8))
 }

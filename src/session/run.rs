@@ -10,7 +10,7 @@ use crate::attach::plan::{Plan, Wishes};
 use crate::bpf::{Settings, Targets, Tracer};
 use crate::kernel::Facts;
 use crate::model::{EndReason, Meta, Profile, Target, TargetKind};
-use crate::symbolize::Images;
+use crate::symbolize::{Images, KernelSymbols};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,8 +28,10 @@ pub trait Progress {
 pub struct Outcome {
     /// Addresses only.
     pub profile: Profile,
-    /// The files to name them with.
+    /// The files to name user frames with.
     pub images: Images,
+    /// The kernel's symbols, with those of the hooks that were in place.
+    pub kernel: KernelSymbols,
 }
 
 /// How often the target, the clock and the signals are looked at.
@@ -95,6 +97,8 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
 
     let mut capture = tracer.collect()?;
     (capture.start_ns, capture.stop_ns) = (start_ns, stop_ns);
+    // Unreadable symbols are no reason to lose a profile: frames stay addresses, and that is counted.
+    let kernel = KernelSymbols::load().unwrap_or_default();
     // Detaching takes seconds on some kernels, and whoever is still alive should be free of us now.
     drop(tracer);
     onlookers.refresh();
@@ -120,7 +124,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         hold: config.hold,
     };
     let lines = plan.hooks.iter().map(|hook| hook.to_line()).collect();
-    Ok(Outcome { profile: aggregate::profile(capture, meta, lines), images: onlookers.images })
+    Ok(Outcome { profile: aggregate::profile(capture, meta, lines), images: onlookers.images, kernel })
 }
 
 fn wait(

@@ -15,17 +15,10 @@ use crate::model::{Frame, Function, Loss, Profile, Space};
 
 /// Names the frames and the locks of a profile taken on this machine since it booted, and adds to its
 /// losses what could not be named. Frames that have names keep them.
-pub fn symbolize(profile: &mut Profile, images: &Images) {
-    let wants_kernel = profile.frames.iter().any(|frame| frame.space == Space::Kernel)
-        || profile.locks.iter().any(|lock| !lock.kind.is_user());
-    let kernel = match wants_kernel {
-        true => KernelSymbols::load().unwrap_or_default(),
-        false => KernelSymbols::default(),
-    };
-    symbolize_with(profile, images, &kernel);
-}
-
-fn symbolize_with(profile: &mut Profile, images: &Images, kernel: &KernelSymbols) {
+///
+/// `kernel` is best loaded while the hooks are still attached: their trampolines are in the stacks,
+/// and lose their names when they go.
+pub fn symbolize(profile: &mut Profile, images: &Images, kernel: &KernelSymbols) {
     for frame in &mut profile.frames {
         if frame.space == Space::Kernel && frame.functions.is_empty() {
             symbolize_kernel_frame(frame, kernel);
@@ -203,7 +196,7 @@ ffffffffc0201000 t work\t[fs]
     #[test]
     fn kernel_frames_and_locks_are_named() {
         let mut profile = kernel_profile();
-        symbolize_with(&mut profile, &Images::new(), &KernelSymbols::parse(KALLSYMS.to_string()));
+        symbolize(&mut profile, &Images::new(), &KernelSymbols::parse(KALLSYMS.to_string()));
         let names: Vec<_> = profile.frames.iter().map(|frame| frame.functions[0].name.as_str()).collect();
         assert_eq!(names, ["mutex_lock", "caller", "work"]);
         assert_eq!(profile.frames[2].module.as_deref(), Some("fs"));
@@ -217,7 +210,7 @@ ffffffffc0201000 t work\t[fs]
     fn hidden_kernel_symbols_leave_frames_unnamed_and_counted() {
         let mut profile = kernel_profile();
         let hidden = KALLSYMS.lines().map(|line| format!("{:016x}{}\n", 0, &line[16..])).collect();
-        symbolize_with(&mut profile, &Images::new(), &KernelSymbols::parse(hidden));
+        symbolize(&mut profile, &Images::new(), &KernelSymbols::parse(hidden));
         assert_eq!(count(&profile, "unsymbolized_kernel_frames"), 3);
         let loss = profile.losses.iter().find(|loss| loss.reason == "unsymbolized_kernel_frames").unwrap();
         assert!(loss.meaning.contains("kptr_restrict"), "{}", loss.meaning);
@@ -228,9 +221,9 @@ ffffffffc0201000 t work\t[fs]
     fn symbolizing_again_replaces_the_counts_and_keeps_the_names() {
         let mut profile = kernel_profile();
         let kernel = KernelSymbols::parse(KALLSYMS.to_string());
-        symbolize_with(&mut profile, &Images::new(), &kernel);
+        symbolize(&mut profile, &Images::new(), &kernel);
         let first = profile.clone();
-        symbolize_with(&mut profile, &Images::new(), &KernelSymbols::default());
+        symbolize(&mut profile, &Images::new(), &KernelSymbols::default());
         assert_eq!(profile, first);
     }
 
@@ -239,7 +232,7 @@ ffffffffc0201000 t work\t[fs]
         let mut profile = empty_profile();
         profile.frames = vec![Frame::unsymbolized(Space::User, Some(1 << 30), 0x1234, true)];
         let before = profile.frames.clone();
-        symbolize_with(&mut profile, &Images::new(), &KernelSymbols::default());
+        symbolize(&mut profile, &Images::new(), &KernelSymbols::default());
         assert_eq!(profile.frames, before);
         assert_eq!(count(&profile, "unsymbolized_user_frames"), 1);
     }

@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 /// One budget for everything that is waited for; guests under software emulation are slow.
 pub const PATIENCE: Duration = Duration::from_secs(240);
 
+/// The binary under test; the guests use a copy, so that a build meanwhile does not pull it away.
+fn lockprof_path() -> PathBuf {
+    std::env::var_os("LOCKPROF_BIN").map_or_else(|| env!("CARGO_BIN_EXE_lockprof").into(), PathBuf::from)
+}
+
 pub fn lockprof() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_lockprof"))
+    Command::new(lockprof_path())
 }
 
 /// The example binary beside the one under test.
 pub fn workload_path() -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_BIN_EXE_lockprof"));
-    let path = path.with_file_name("examples").join("lockprof-workload");
+    let path = lockprof_path().with_file_name("examples").join("lockprof-workload");
     assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
     path
 }

@@ -79,11 +79,11 @@ fn check(scenario_name: &str, family: Family, truth_kind: &str, kind: &str) -> O
     Some((truth, report))
 }
 
-fn call_site_is_the_true_caller(truth: &Value, report: &Report, truth_kind: &str, kind: &str) {
-    let expected: Vec<&str> =
-        truth_row(truth, truth_kind).iter().filter_map(|row| row["call_site"].as_str()).collect();
+/// The kernel functions that take the lock in each scenario, over all kernels of the matrix (read
+/// from /proc/PID/stack with nothing hooked; under hooks that file shows trampolines).
+fn call_site_is_one_of(report: &Report, kind: &str, callers: &[&str]) {
     let got = report.lock(kind)["call_site"].as_str().expect("a call site");
-    assert!(expected.contains(&got), "call site {got}, truth {expected:?}\n{}", report.table);
+    assert!(callers.contains(&got), "call site {got}, truth {callers:?}\n{}", report.table);
 }
 
 #[test]
@@ -138,29 +138,34 @@ fn waits_that_time_out_are_aborted_and_not_contended() {
 
 #[test]
 fn kernel_mutex_waits_in_a_pipe_match_the_truth_and_the_caller() {
-    if let Some((truth, report)) = check("pipe-mutex", Family::Mutex, "mutex", "mutex") {
-        call_site_is_the_true_caller(&truth, &report, "mutex", "mutex");
+    if let Some((_, report)) = check("pipe-mutex", Family::Mutex, "mutex", "mutex") {
+        call_site_is_one_of(
+            &report,
+            "mutex",
+            &["pipe_write", "pipe_read", "anon_pipe_write", "anon_pipe_read"],
+        );
     }
 }
 
 #[test]
 fn f_pos_lock_waits_match_the_truth_and_the_caller() {
-    if let Some((truth, report)) = check("fpos-mutex", Family::Mutex, "mutex", "mutex") {
-        call_site_is_the_true_caller(&truth, &report, "mutex", "mutex");
+    if let Some((_, report)) = check("fpos-mutex", Family::Mutex, "mutex", "mutex") {
+        call_site_is_one_of(&report, "mutex", &["__fdget_pos", "fdget_pos"]);
     }
 }
 
 #[test]
 fn i_rwsem_write_waits_match_the_truth_and_the_caller() {
-    if let Some((truth, report)) = check("rwsem-write", Family::Rwsem, "rwsem:W", "rwsem:W") {
-        call_site_is_the_true_caller(&truth, &report, "rwsem:W", "rwsem:W");
+    if let Some((_, report)) = check("rwsem-write", Family::Rwsem, "rwsem:W", "rwsem:W") {
+        call_site_is_one_of(&report, "rwsem:W", &["generic_file_write_iter", "shmem_file_write_iter"]);
     }
 }
 
 #[test]
 fn reader_wait_is_charged_to_the_read_side() {
     if let Some((truth, report)) = check("rwsem-read", Family::Rwsem, "rwsem:R", "rwsem:R") {
-        call_site_is_the_true_caller(&truth, &report, "rwsem:R", "rwsem:R");
+        call_site_is_one_of(&report, "rwsem:R", &["iterate_dir"]);
+        call_site_is_one_of(&report, "rwsem:W", &["path_openat", "lookup_open"]);
         agrees(&truth, &report, "rwsem:W", "rwsem:W");
         assert_eq!(
             report.lock("rwsem:R")["addr"],

@@ -1,0 +1,33 @@
+# Thin on purpose: what happens is in scripts/ and in cargo.
+
+.PHONY: demo test setup lint unit native guests
+
+# Everything that Debian 12 lacks. Rust itself (1.88 or later) must be there.
+setup:
+	scripts/setup
+
+# A contended program under lockprof: table, histograms, and demo-out/flamegraph.svg.
+demo: setup
+	scripts/demo
+
+# Every tier: style, unit and golden tests, this machine's kernel, the guest kernels.
+test: setup lint unit native guests
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	clang-format --dry-run --Werror bpf/*.c bpf/*.h bpf/include/*.h
+	shellcheck scripts/* tests/vm/boot tests/vm/fetch tests/vm/matrix tests/vm/suite .ci/run
+
+# Without privileges.
+unit:
+	cargo test
+
+# Root, and a kernel that runs BPF: lockprof's own choice of methods on this machine.
+native:
+	cargo test --lib -- --ignored
+	cargo test --test traced
+
+# Root is not needed, QEMU is: 5.10, 6.1, 6.12 and 7.x under software emulation.
+guests:
+	tests/vm/matrix
