@@ -4,6 +4,8 @@
 
 mod drain;
 mod load;
+#[cfg(test)]
+mod selftest;
 mod tracefs_kprobe;
 mod wire;
 

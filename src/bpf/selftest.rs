@@ -1,0 +1,442 @@
+//! The BPF logic driven by BPF_PROG_TEST_RUN with nothing attached: pairing, nesting, filters, and
+//! one test per loss that BPF counts. Needs root: `cargo test --lib -- --ignored`.
+
+use super::load::{Settings, Targets, Tracer};
+use super::wire;
+use crate::attach::plan::{Hook, Plan};
+use crate::kernel::Facts;
+use crate::model::{Backend, LockKind, RawCapture};
+use libbpf_rs::{MapCore, MapFlags};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard};
+
+// include/trace/events/lock.h
+const SPIN: u64 = 1;
+const READ: u64 = 2;
+const MUTEX: u64 = 32;
+/// Looks like the address of a slab object.
+const LOCK: u64 = 0xffff_8880_0000_1000;
+
+/// Per-CPU state, and two sysctls: one test at a time, each pinned to one CPU.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let guard = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // SAFETY: a zeroed cpu_set_t is an empty one; CPU 0 exists.
+    unsafe {
+        let mut cpus: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut cpus);
+        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &cpus), 0);
+    }
+    guard
+}
+
+struct Bench {
+    tracer: Tracer,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Bench {
+    fn new(entries: u32) -> Bench {
+        Bench::with(entries, Targets::Pids(vec![std::process::id()]))
+    }
+
+    fn with(entries: u32, targets: Targets) -> Bench {
+        let alone = alone();
+        let hook = |function| Hook {
+            function,
+            families: vec![],
+            backend: Some(Backend::Tracepoint),
+            reason: String::new(),
+            blind: None,
+        };
+        let plan = Plan {
+            hooks: ["contention_begin", "contention_end", "sys_enter", "sys_exit"].map(hook).to_vec(),
+            tracepoint_kinds: LockKind::ALL.into_iter().filter(|kind| !kind.is_user()).collect(),
+            lifecycle: vec!["sched_process_exec"],
+        };
+        let facts = Facts::gather(&[], &[]).expect("facts");
+        let settings =
+            Settings { targets, follow_forks: false, map_entries: entries, notice_bytes: 4096 };
+        let mut tracer = Tracer::load_selftest(&plan, &facts, &settings)
+            .expect("BPF programs load: run this as root, on a kernel that allows BPF");
+        tracer.activate().expect("the globals are mapped");
+        Bench { tracer, _alone: alone }
+    }
+
+    fn run(&self, program: &str, args: &[u64]) {
+        run(self.program(program), args);
+    }
+
+    /// As another thread of this process.
+    fn run_elsewhere(&self, program: &str, args: &[u64]) {
+        let (program, args) = (self.program(program), args.to_vec());
+        std::thread::spawn(move || run(program, &args)).join().expect("the other thread runs it");
+    }
+
+    fn program(&self, name: &str) -> RawFd {
+        let object = libbpf_rs::skel::Skel::object(self.tracer.skel());
+        let program = object.progs().find(|program| program.name() == name).expect("a program of that name");
+        program.as_fd().as_raw_fd()
+    }
+
+    fn begin(&self, lock: u64, flags: u64) {
+        self.run("contention_begin__tp", &[lock, flags]);
+    }
+
+    fn end(&self, lock: u64, ret: i32) {
+        self.run("contention_end__tp", &[lock, ret as i64 as u64]);
+    }
+
+    fn wait(&self, lock: u64, flags: u64) {
+        self.begin(lock, flags);
+        self.end(lock, 0);
+    }
+
+    fn acquire(&self, lock: u64, kind: LockKind) {
+        self.run("hold__selftest", &[0, lock, wire::kind_bit(kind).trailing_zeros().into()]);
+    }
+
+    fn release(&self, lock: u64, kind: LockKind) {
+        self.run("hold__selftest", &[1, lock, wire::kind_bit(kind).trailing_zeros().into()]);
+    }
+
+    fn capture(&self) -> RawCapture {
+        self.tracer.collect().expect("the maps are readable")
+    }
+}
+
+/// BPF_PROG_TEST_RUN of a raw tracepoint program: 5.10 and later.
+fn run(program: RawFd, args: &[u64]) {
+    // Room for every argument any of the programs looks at.
+    let mut context = [0u64; 6];
+    context[..args.len()].copy_from_slice(args);
+    let mut opts = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+        ctx_in: context.as_ptr().cast(),
+        ctx_size_in: size_of_val(&context) as u32,
+        ..Default::default()
+    };
+    // SAFETY: the context outlives the call, the descriptor is a loaded program's.
+    let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program, &mut opts) };
+    assert_eq!(result, 0, "BPF_PROG_TEST_RUN is refused");
+}
+
+fn lost(capture: &RawCapture, reason: &str) -> u64 {
+    capture.losses.iter().find(|loss| loss.reason == reason).expect("a known loss").count
+}
+
+/// No loss at all.
+fn clean(capture: &RawCapture) {
+    let losses: Vec<_> = capture.losses.iter().filter(|loss| loss.count > 0).collect();
+    assert!(losses.is_empty(), "{losses:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_wait_is_counted_once_with_both_stacks() {
+    let bench = Bench::new(64);
+    bench.wait(LOCK, MUTEX);
+    let capture = bench.capture();
+    let (site, wait) = &capture.sites[0];
+    assert_eq!((site.lock.kind, site.lock.addr, site.pid), (LockKind::Mutex, LOCK, std::process::id()));
+    assert_eq!((wait.contended, wait.aborted), (1, 0));
+    assert!(wait.wait_min_ns == wait.wait_max_ns && wait.wait_max_ns == Some(wait.wait_total_ns));
+    assert_eq!(capture.stacks.len(), 2, "one kernel and one user stack");
+    assert_eq!(capture.locks[&site.lock].hist.iter().sum::<u32>(), 1);
+    assert!(capture.in_flight.is_empty());
+    clean(&capture);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_phases_of_one_mutex_wait_are_one_wait() {
+    let bench = Bench::new(64);
+    bench.begin(LOCK, MUTEX | SPIN);
+    bench.begin(LOCK, MUTEX);
+    bench.begin(LOCK, MUTEX | SPIN);
+    bench.end(LOCK, 0);
+    let capture = bench.capture();
+    assert_eq!((capture.sites.len(), capture.sites[0].1.contended), (1, 1));
+    assert_eq!((capture.events.waits_begun, capture.events.waits_ended), (1, 1));
+    clean(&capture);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_interrupted_wait_is_aborted_and_not_contended() {
+    let bench = Bench::new(64);
+    bench.begin(LOCK, MUTEX);
+    bench.end(LOCK, -libc::EINTR);
+    let capture = bench.capture();
+    let wait = capture.sites[0].1;
+    assert_eq!((wait.contended, wait.aborted, wait.wait_min_ns), (0, 1, None));
+    assert!(capture.locks.is_empty(), "aborted waits are not in the histogram");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn readers_and_writers_of_one_address_are_two_locks() {
+    let bench = Bench::new(64);
+    bench.wait(LOCK, READ);
+    bench.wait(LOCK, 4);
+    let mut kinds: Vec<_> = bench.capture().sites.iter().map(|(site, _)| site.lock.kind).collect();
+    kinds.sort();
+    assert_eq!(kinds, [LockKind::RwsemRead, LockKind::RwsemWrite]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nested_spin_waits_end_in_any_order() {
+    let bench = Bench::new(64);
+    bench.begin(LOCK, SPIN);
+    bench.begin(LOCK + 8, SPIN);
+    bench.end(LOCK + 8, 0);
+    bench.end(LOCK, 0);
+    let capture = bench.capture();
+    assert_eq!(capture.sites.len(), 2);
+    clean(&capture);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_sleeping_wait_and_a_spin_wait_of_one_task_do_not_mix() {
+    let bench = Bench::new(64);
+    bench.begin(LOCK, MUTEX);
+    bench.wait(LOCK + 8, SPIN);
+    bench.end(LOCK, 0);
+    let capture = bench.capture();
+    assert_eq!(capture.sites.len(), 2);
+    clean(&capture);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_wait_without_an_end_is_in_flight() {
+    let bench = Bench::new(64);
+    bench.begin(LOCK, MUTEX);
+    bench.begin(LOCK + 8, SPIN);
+    let mut waits = bench.capture().in_flight;
+    waits.sort_by_key(|wait| wait.site.lock.addr);
+    assert_eq!(waits.iter().map(|wait| wait.site.lock.addr).collect::<Vec<_>>(), [LOCK, LOCK + 8]);
+    assert!(waits.iter().all(|wait| wait.begin_ns > 0 && !wait.comm.is_empty()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn another_process_is_filtered_before_anything_is_counted() {
+    let bench = Bench::with(64, Targets::Pids(vec![1]));
+    bench.wait(LOCK, MUTEX);
+    let capture = bench.capture();
+    assert_eq!((capture.events.events_seen, capture.sites.len()), (0, 0));
+    clean(&capture);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn lockprof_itself_is_never_counted_system_wide() {
+    let bench = Bench::with(64, Targets::All);
+    bench.wait(LOCK, MUTEX);
+    assert_eq!(bench.capture().events.events_seen, 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_counts_before_activate_and_after_deactivate() {
+    let mut bench = Bench::new(64);
+    bench.tracer.deactivate().expect("the globals are mapped");
+    bench.wait(LOCK, MUTEX);
+    assert_eq!(bench.capture().events.events_seen, 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_unpaired_end() {
+    let bench = Bench::new(64);
+    bench.end(LOCK, 0);
+    assert_eq!(lost(&bench.capture(), "unpaired_end"), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_unpaired_begin() {
+    let bench = Bench::new(64);
+    bench.begin(LOCK, MUTEX);
+    bench.wait(LOCK + 8, MUTEX);
+    let capture = bench.capture();
+    assert_eq!(lost(&capture, "unpaired_begin"), 1);
+    assert_eq!(capture.sites.len(), 1, "the wait without an end became no number");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_spin_too_deep() {
+    let bench = Bench::new(64);
+    for nth in 0..9 {
+        bench.begin(LOCK + 8 * nth, SPIN);
+    }
+    assert_eq!(lost(&bench.capture(), "spin_too_deep"), 8);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_spin_in_lockprof() {
+    let bench = Bench::new(64);
+    let map = &bench.tracer.skel().maps.counters;
+    let key = 0u32.to_ne_bytes();
+    let mut cpus = map.lookup_percpu(&key, MapFlags::ANY).unwrap().unwrap();
+    for cpu in &mut cpus {
+        // counters.busy is the last field.
+        let at = cpu.len() - 8;
+        cpu[at..].copy_from_slice(&1u64.to_ne_bytes());
+    }
+    map.update_percpu(&key, &cpus, MapFlags::ANY).unwrap();
+    bench.begin(LOCK, SPIN);
+    let capture = bench.capture();
+    assert_eq!(lost(&capture, "spin_in_lockprof"), 1);
+    assert!(capture.in_flight.is_empty());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_sites_map_full_and_locks_map_full() {
+    let bench = Bench::new(1);
+    bench.wait(LOCK, MUTEX);
+    bench.wait(LOCK + 8, MUTEX);
+    let capture = bench.capture();
+    assert_eq!(lost(&capture, "sites_map_full"), 1);
+    assert_eq!(capture.sites.len(), 1);
+
+    // A quarter of the entries for locks: 1 of 4.
+    drop(bench);
+    let bench = Bench::new(4);
+    bench.wait(LOCK, MUTEX);
+    bench.wait(LOCK + 8, MUTEX);
+    let capture = bench.capture();
+    assert_eq!((lost(&capture, "locks_map_full"), capture.sites.len()), (1, 2));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_stacks_map_full() {
+    let bench = Bench::new(1);
+    bench.wait(LOCK, MUTEX);
+    let capture = bench.capture();
+    assert_eq!(lost(&capture, "stacks_map_full"), 1, "room for the kernel stack only");
+    assert_eq!(capture.sites[0].1.contended, 1, "the wait itself is not lost");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_waits_map_full() {
+    let bench = Bench::new(1);
+    bench.begin(LOCK, MUTEX);
+    bench.run_elsewhere("contention_begin__tp", &[LOCK, MUTEX]);
+    assert_eq!(lost(&bench.capture(), "waits_map_full"), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_ring_buffer_full() {
+    let bench = Bench::new(64);
+    // 16 bytes each into 4096, and nobody reads.
+    for _ in 0..300 {
+        bench.run("sched_process_exec__tp", &[]);
+    }
+    assert!(lost(&bench.capture(), "ring_buffer_full") >= 300 - 256);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_stack_scratch_raced_and_stack_truncated() {
+    let bench = Bench::new(64);
+    bench.run("stack__selftest", &[0]);
+    bench.run("stack__selftest", &[1]);
+    let capture = bench.capture();
+    assert_eq!(lost(&capture, "stack_scratch_raced"), 1);
+    assert_eq!(lost(&capture, "stack_truncated"), 1);
+    assert_eq!(capture.stacks.len(), 1, "the raced stack was not kept");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_kernel_stack_failed_and_user_stack_failed() {
+    // The kernel sizes its buffers by this sysctl when the program loads; with 0 every stack fails.
+    struct Restore(String);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            while std::fs::write(SYSCTL, &self.0).is_err() {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        }
+    }
+    const SYSCTL: &str = "/proc/sys/kernel/perf_event_max_stack";
+    let _restore = Restore(std::fs::read_to_string(SYSCTL).expect("the sysctl is readable"));
+    // Busy while programs that take stacks are loaded; those of the test before go after a grace period.
+    let start = std::time::Instant::now();
+    while let Err(err) = std::fs::write(SYSCTL, "0") {
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{SYSCTL}: {err}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let bench = Bench::new(64);
+    bench.wait(LOCK, MUTEX);
+    let capture = bench.capture();
+    assert_eq!(lost(&capture, "kernel_stack_failed"), 1);
+    assert_eq!(capture.sites[0].1.contended, 1, "the wait itself is not lost");
+    assert_eq!(lost(&capture, "user_stack_failed"), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn holds_pair_an_acquire_with_its_release() {
+    let bench = Bench::new(64);
+    bench.acquire(LOCK, LockKind::Mutex);
+    bench.acquire(LOCK + 8, LockKind::Mutex);
+    bench.release(LOCK, LockKind::Mutex);
+    bench.release(LOCK + 8, LockKind::Mutex);
+    let capture = bench.capture();
+    assert_eq!(capture.holds.len(), 2);
+    assert!(capture.holds.values().all(|hold| hold.acquired == 1 && hold.holds == 1));
+    clean(&capture);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_recursive_read_is_one_hold_of_two_acquisitions() {
+    let bench = Bench::new(64);
+    bench.acquire(LOCK, LockKind::RwsemRead);
+    bench.acquire(LOCK, LockKind::RwsemRead);
+    bench.release(LOCK, LockKind::RwsemRead);
+    assert_eq!(bench.capture().holds.values().next().map(|hold| hold.holds), Some(0));
+    bench.release(LOCK, LockKind::RwsemRead);
+    let capture = bench.capture();
+    let hold = capture.holds.values().next().expect("a hold");
+    assert_eq!((hold.acquired, hold.holds), (2, 1));
+    clean(&capture);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_lost_release_and_unmatched_release() {
+    let bench = Bench::new(64);
+    bench.release(LOCK, LockKind::Mutex);
+    bench.acquire(LOCK, LockKind::Mutex);
+    bench.acquire(LOCK, LockKind::Mutex);
+    bench.release(LOCK, LockKind::Mutex);
+    let capture = bench.capture();
+    assert_eq!((lost(&capture, "unmatched_release"), lost(&capture, "lost_release")), (1, 1));
+    let hold = capture.holds.values().next().expect("a hold");
+    assert_eq!((hold.acquired, hold.holds), (2, 1), "no hold is made of two halves of different ones");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_held_map_full_and_holds_map_full() {
+    let bench = Bench::new(1);
+    bench.acquire(LOCK, LockKind::RwsemRead);
+    // Another reader of the same lock: its row exists, its hold finds no room.
+    let rwsem_read = wire::kind_bit(LockKind::RwsemRead).trailing_zeros();
+    bench.run_elsewhere("hold__selftest", &[0, LOCK, rwsem_read.into()]);
+    bench.acquire(LOCK + 8, LockKind::Mutex);
+    let capture = bench.capture();
+    assert_eq!((lost(&capture, "held_map_full"), lost(&capture, "holds_map_full")), (1, 1));
+}
