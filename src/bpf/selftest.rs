@@ -55,8 +55,7 @@ impl Bench {
             lifecycle: vec!["sched_process_exec"],
         };
         let facts = Facts::gather(&[], &[]).expect("facts");
-        let settings =
-            Settings { targets, follow_forks: false, map_entries: entries, notice_bytes: 4096 };
+        let settings = Settings { targets, follow_forks: false, map_entries: entries, notice_bytes: 4096 };
         let mut tracer = Tracer::load_selftest(&plan, &facts, &settings)
             .expect("BPF programs load: run this as root, on a kernel that allows BPF");
         tracer.activate().expect("the globals are mapped");

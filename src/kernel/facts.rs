@@ -196,12 +196,17 @@ fn kallsyms(wanted: &[&str]) -> Result<BTreeMap<String, u64>> {
     Ok(found)
 }
 
-/// `r0 = 0; exit`
-fn trivial_program() -> [libbpf_sys::bpf_insn; 2] {
+/// `r0 = first word of the context; r0 = 0; exit`
+///
+/// The read matters: 5.10 loads an fentry program for futex_wait and then refuses to let it read
+/// its first argument, a pointer to an integer.
+fn trivial_program() -> [libbpf_sys::bpf_insn; 3] {
     // SAFETY: bpf_insn is plain bytes; all-zero is a valid value.
-    let mut program: [libbpf_sys::bpf_insn; 2] = unsafe { std::mem::zeroed() };
-    program[0].code = 0xb7; // BPF_ALU64 | BPF_MOV | BPF_K
-    program[1].code = 0x95; // BPF_JMP | BPF_EXIT
+    let mut program: [libbpf_sys::bpf_insn; 3] = unsafe { std::mem::zeroed() };
+    program[0].code = 0x79; // BPF_LDX | BPF_MEM | BPF_DW, into r0
+    program[0].set_src_reg(1);
+    program[1].code = 0xb7; // BPF_ALU64 | BPF_MOV | BPF_K
+    program[2].code = 0x95; // BPF_JMP | BPF_EXIT
     program
 }
 

@@ -253,9 +253,13 @@ impl Report {
     }
 
     pub fn loss(&self, reason: &str) -> u64 {
+        self.known_loss(reason).unwrap_or_else(|| panic!("no loss is called {reason}"))
+    }
+
+    /// `None`: this kernel does not tell.
+    pub fn known_loss(&self, reason: &str) -> Option<u64> {
         let losses = self.json["losses"].as_array().expect("losses is a list");
-        let loss = losses.iter().find(|loss| loss["reason"] == reason);
-        loss.unwrap_or_else(|| panic!("no loss is called {reason}"))["count"].as_u64().expect("a count")
+        losses.iter().find(|loss| loss["reason"] == reason)?["count"].as_u64()
     }
 
     /// Some hook is said to be blind for the family, or a tracepoint to serve it.
