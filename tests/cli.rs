@@ -35,7 +35,8 @@ fn usage_errors_exit_2_with_one_line_and_a_hint() {
 
 #[test]
 fn unknown_options_and_values_exit_2() {
-    for args in [&["--frobnicate"][..], &["-a", "--backend", "magic"], &["-a", "-M", "0"], &["-a", "-E", "x"]] {
+    for args in [&["--frobnicate"][..], &["-a", "--backend", "magic"], &["-a", "-M", "0"], &["-a", "-E", "x"]]
+    {
         let output = lockprof(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).starts_with("error:"), "{}", stderr(&output));

@@ -27,7 +27,10 @@ fn check(scenario: &str, kind: &str, family: &str) {
     assert!(longest >= hold_ns, "longest hold {longest}, chosen {hold_ns}\n{}", report.table);
     let longest_wait =
         truth["locks"].as_array().expect("locks").iter().map(|row| number(row, "wait_max_ns")).max();
-    assert_close(longest, longest_wait.expect("a wait").max(hold_ns), "longest hold");
+    let upper = longest_wait.expect("a wait");
+    // The first waiter comes a moment after the acquire.
+    let slack = (upper / 20).max(20_000_000);
+    assert!(longest <= upper + slack, "longest hold {longest}, longest wait {upper}");
     // 3 rounds: one holder and two waiters each, at least.
     assert!(acquired >= 9, "{acquired} acquisitions");
 }

@@ -23,7 +23,7 @@ fn a_command_is_held_until_every_hook_is_in_place() {
         assert!(report.says_blind("futex"));
         return;
     }
-    assert_eq!(number(report.lock("futex"), "contended"), 2, "{}", report.table);
+    assert_eq!(number(report.futex(&report.truth()), "contended"), 2, "{}", report.table);
     assert_eq!(report.json["meta"]["ended_by"], "target_exited");
 }
 
@@ -33,7 +33,7 @@ fn a_target_that_exited_before_the_report_is_symbolized() {
     if !should_see(Family::Futex) {
         return;
     }
-    let stack = report.lock("futex")["sites"][0]["user_stack"].clone();
+    let stack = report.futex(&report.truth())["sites"][0]["user_stack"].clone();
     let text = stack.to_string();
     assert!(text.contains("lock_wait") || text.contains("wait_for_pthread_mutex"), "{text}");
 }
@@ -57,7 +57,7 @@ fn children_of_a_command_are_followed() {
     if !should_see(Family::Futex) {
         return;
     }
-    let lock = report.lock("futex");
+    let lock = report.futex(&report.truth());
     assert_eq!(number(lock, "contended"), 2, "{}", report.table);
     let of_child = number(lock, "pid");
     assert_ne!(report.json["target"]["pids"][0], of_child, "the waits are the child's");
@@ -164,12 +164,12 @@ fn ctrl_c_ends_early_and_reports() {
         Workload::gated(&["pthread-mutex", "--waiters", "2", "--rounds", "1", "--hold-ms", "50"]);
     let profiler = Profiler::start(&["-p", &workload.pid.to_string(), "10m"]);
     workload.open_gate();
-    workload.event("truth");
+    let truth = workload.event("truth");
     profiler.signal(libc::SIGINT);
     let report = profiler.finish();
     assert_eq!(report.status.code(), Some(0));
     if should_see(Family::Futex) {
-        assert_eq!(number(report.lock("futex"), "contended"), 2);
+        assert_eq!(number(report.futex(&truth), "contended"), 2);
     }
     workload.kill();
 }
