@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Exit statuses besides CMD's own (docs/exit-status.md).
+/// Exit statuses besides CMD's own (README, "Use").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Usage,

@@ -58,6 +58,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
+    /// Write the profile as the renderers take it: what flamegraphs/*/profile.json is made with.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub save_profile: Option<PathBuf>,
+
     /// Rows of the table.
     #[arg(short = 'E', long, value_name = "N", default_value_t = crate::render::Options::default().max_rows)]
     pub entries: usize,
@@ -150,7 +154,7 @@ impl Args {
                 );
             }
         };
-        let outputs = [&self.flamegraph, &self.folded, &self.json];
+        let outputs = [&self.flamegraph, &self.folded, &self.json, &self.save_profile];
         if outputs.iter().filter(|path| path.as_ref().is_some_and(|path| path.as_os_str() == "-")).count() > 1
         {
             return Err(usage(

@@ -61,8 +61,13 @@ fn profile(args: &Args, config: &Config) -> Result<u8> {
     let outcome = session::run(config, &facts, &mut progress)?;
     let mut profile = outcome.profile;
     crate::symbolize::symbolize(&mut profile, &outcome.images, &outcome.kernel);
-    outputs.write(&profile)?;
-    Ok(profile.meta.target.exit_status.map_or(0, |status| status as u8))
+    let written = outputs.write(&profile);
+    let status = match outcome.command {
+        Some(left) => Some(left.wait()),
+        None => profile.meta.target.exit_status,
+    };
+    written?;
+    Ok(status.map_or(0, |status| status as u8))
 }
 
 /// One line for what failed and why, one for what to do.

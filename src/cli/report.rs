@@ -29,10 +29,11 @@ pub struct Outputs {
 
 impl Outputs {
     pub fn open(args: &Args) -> Result<Outputs> {
-        let wanted: [(&Option<PathBuf>, Render); 3] = [
+        let wanted: [(&Option<PathBuf>, Render); 4] = [
             (&args.flamegraph, |profile, options, out| render::flamegraph::render(profile, options, out)),
             (&args.folded, |profile, options, out| Ok(render::folded::render(profile, options, out)?)),
             (&args.json, |profile, options, out| Ok(render::json::render(profile, options, out)?)),
+            (&args.save_profile, |profile, _, out| Ok(serde_json::to_writer(out, profile)?)),
         ];
         let mut outputs = Vec::new();
         for (path, render) in wanted {

@@ -8,5 +8,5 @@ mod signals;
 mod target;
 
 pub use config::{Config, Scope};
-pub use run::{Outcome, Progress, run};
+pub use run::{CommandLeft, Outcome, Progress, run};
 pub use target::SpawnError;

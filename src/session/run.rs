@@ -32,6 +32,32 @@ pub struct Outcome {
     pub images: Images,
     /// The kernel's symbols, with those of the hooks that were in place.
     pub kernel: KernelSymbols,
+    /// The command, when it outlives the profile: report first, then [`CommandLeft::wait`].
+    pub command: Option<CommandLeft>,
+}
+
+/// A command that goes on after its profile ended.
+pub struct CommandLeft {
+    running: Running,
+    stop: StopRequest,
+    asked: bool,
+}
+
+impl CommandLeft {
+    /// Waits for its end and returns its exit status; a signal to us is passed on.
+    pub fn wait(mut self) -> i32 {
+        loop {
+            if let Some(status) = self.running.try_status() {
+                return status;
+            }
+            if self.stop.requested() && !self.asked {
+                // Ctrl-C reached it through the terminal already; SIGTERM reaches only us.
+                self.running.signal(libc::SIGTERM);
+                self.asked = true;
+            }
+            std::thread::sleep(TICK);
+        }
+    }
 }
 
 /// How often the target, the clock and the signals are looked at.
@@ -107,8 +133,12 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
     onlookers.look_at(unknown);
 
     let mut description = description;
-    if let Watch::Command(running) = &mut watch {
-        description.exit_status = finish(running, &stop, ended_by);
+    let mut command = None;
+    if let Watch::Command(mut running) = watch {
+        description.exit_status = running.try_status();
+        if description.exit_status.is_none() {
+            command = Some(CommandLeft { running, stop, asked: false });
+        }
     }
     let meta = Meta {
         version: env!("CARGO_PKG_VERSION").to_string(),
@@ -124,7 +154,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         hold: config.hold,
     };
     let lines = plan.hooks.iter().map(|hook| hook.to_line()).collect();
-    Ok(Outcome { profile: aggregate::profile(capture, meta, lines), images: onlookers.images, kernel })
+    Ok(Outcome { profile: aggregate::profile(capture, meta, lines), images: onlookers.images, kernel, command })
 }
 
 fn wait(
@@ -161,25 +191,6 @@ fn wait(
             refreshed = elapsed;
             onlookers.refresh();
         }
-    }
-}
-
-/// The command's exit status. The profile is over; a command that still runs goes on to its end,
-/// unless the user asked to stop: then it is asked too.
-fn finish(running: &mut Running, stop: &StopRequest, ended_by: EndReason) -> Option<i32> {
-    if ended_by == EndReason::Signal {
-        running.signal(libc::SIGTERM);
-    }
-    let mut asked = ended_by == EndReason::Signal;
-    loop {
-        if let Some(status) = running.try_status() {
-            return Some(status);
-        }
-        if stop.requested() && !asked {
-            running.signal(libc::SIGTERM);
-            asked = true;
-        }
-        std::thread::sleep(TICK);
     }
 }
 

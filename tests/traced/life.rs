@@ -185,6 +185,24 @@ fn a_duration_ends_the_profile() {
 }
 
 #[test]
+fn a_command_that_outlives_the_duration_is_reported_first_and_then_waited_for() {
+    let profiler = Profiler::start(&["100ms", "--", "sh", "-c", "sleep 1; exit 3"]);
+    let report = profiler.finish();
+    assert_eq!(report.json["meta"]["ended_by"], "duration");
+    assert!(report.json["target"]["exit_status"].is_null(), "not known when the report was written");
+    assert_eq!(report.status.code(), Some(3));
+}
+
+#[test]
+fn a_signal_ends_the_profile_and_the_command() {
+    let profiler = Profiler::start(&["--", "sleep", "600"]);
+    profiler.signal(libc::SIGTERM);
+    let report = profiler.finish();
+    assert_eq!(report.json["meta"]["ended_by"], "signal");
+    assert_eq!(report.status.code(), Some(128 + libc::SIGTERM));
+}
+
+#[test]
 fn a_profile_without_contention_says_what_it_watched() {
     let workload = Workload::gated(&["pthread-mutex"]);
     let report = Profiler::start(&["-p", &workload.pid.to_string(), "200ms"]).finish();
