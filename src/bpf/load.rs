@@ -193,7 +193,12 @@ impl Tracer {
         }
         let mut failed: Vec<(String, String)> = Vec::new();
         let mut links = Vec::new();
-        for program in libbpf_rs::skel::Skel::object_mut(&mut *self.skel).progs_mut() {
+        // Return probes first: the kernel runs the probes of one function latest first, and a return
+        // probe that came before would show the entry probe a trampoline instead of the caller. 5.10
+        // cannot unwind through that, and every stack would end there.
+        let mut programs: Vec<_> = libbpf_rs::skel::Skel::object_mut(&mut *self.skel).progs_mut().collect();
+        programs.sort_by_key(|program| !program.name().to_string_lossy().ends_with("__kretprobe"));
+        for program in programs {
             let name = program.name().to_string_lossy().into_owned();
             if is_lifecycle(plan, &name) {
                 let link = program
