@@ -40,6 +40,16 @@ impl Onlookers {
         }
     }
 
+    /// Reads the tables of the libraries nearly every program has, which are also ours: one less thing
+    /// to do when a process has begun and is about to wait for its first lock.
+    pub fn prepare(&mut self) {
+        let Some(tables) = &mut self.tables else { return };
+        let own = std::process::id();
+        if self.images.snapshot(own).is_ok() {
+            tables.preload_libraries(&self.images, own);
+        }
+    }
+
     /// Without a tracer it only prepares the tables.
     pub fn look_at(
         &mut self,
@@ -92,7 +102,9 @@ impl Onlookers {
     /// Time until [`Onlookers::attend`] has something to do by itself.
     pub fn next_look(&self) -> Duration {
         let next = self.young.values().map(|look| look.due).min();
-        next.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()))
+        // Polls take milliseconds: rounded down, the last one would be spent spinning.
+        let rounded_up = Duration::from_micros(999);
+        next.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()) + rounded_up)
     }
 
     /// Looks at every known process again: libraries are loaded late, and notices can be lost.

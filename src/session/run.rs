@@ -106,6 +106,9 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
     let mut onlookers = Onlookers::new(with_tables.then(|| Tables::new(UNWIND_ROWS as usize)));
     // Reading their tables can take a while, and so can loading: as much as can be before the load.
     let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
+    if !matches!(config.scope, Scope::Pids(_)) {
+        onlookers.prepare();
+    }
     onlookers.look_at(pids.iter().copied(), None)?;
     let settings = Settings {
         targets,

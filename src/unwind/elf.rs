@@ -9,6 +9,7 @@ pub struct Segment {
     pub offset: u64,
     pub vaddr: u64,
     pub file_size: u64,
+    pub executable: bool,
 }
 
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct Image {
 }
 
 const PT_LOAD: u32 = 1;
+const PF_X: u32 = 1;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const SHT_NOBITS: u32 = 8;
 const EM_X86_64: u16 = 62;
@@ -46,6 +48,7 @@ impl Image {
                 offset: u64_at(entry, 8)?,
                 vaddr: u64_at(entry, 16)?,
                 file_size: u64_at(entry, 32)?,
+                executable: u32_at(entry, 4)? & PF_X != 0,
             };
             match u32_at(entry, 0)? {
                 PT_LOAD => segments.push(segment),
@@ -100,12 +103,15 @@ fn by_segment(read: Read<'_>, segments: &[Segment], hdr: &Segment) -> Option<Sec
     Some(Section { vaddr, bytes: read(segment.offset + into, length as usize)? })
 }
 
-/// The address a file offset is linked at; mappings start at page boundaries, segments need not.
+/// The address that the code at a file offset is linked at.
+///
+/// Mappings start at page boundaries and segments need not: the page may begin with the end of another
+/// segment, which is linked elsewhere.
 pub fn vaddr_at(segments: &[Segment], offset: u64) -> Option<u64> {
     const PAGE: u64 = 4096;
     let segment = segments.iter().find(|segment| {
         let first_page = segment.offset & !(PAGE - 1);
-        first_page <= offset && offset < segment.offset + segment.file_size
+        segment.executable && first_page <= offset && offset < segment.offset + segment.file_size
     })?;
     Some(segment.vaddr.wrapping_add(offset).wrapping_sub(segment.offset))
 }

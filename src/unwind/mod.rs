@@ -111,6 +111,16 @@ impl Tables {
         ProcessTable { generation: hasher.finish().max(1), spans }
     }
 
+    /// Adds the libraries of a process, whose program others will not run.
+    pub fn preload_libraries(&mut self, images: &Images, pid: u32) {
+        let program = images.exe(pid).map(|path| path.to_string_lossy().into_owned());
+        for mapping in images.mappings(pid) {
+            if Some(&mapping.path) != program.as_ref() {
+                self.span(images, mapping);
+            }
+        }
+    }
+
     fn span(&mut self, images: &Images, mapping: &Mapping) -> Option<Span> {
         let length = u32::try_from(mapping.end - mapping.start).unwrap_or(u32::MAX);
         let unknown = Span { start: mapping.start, length, pc: 0, first_row: 0, rows: 0 };
