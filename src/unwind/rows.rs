@@ -50,8 +50,10 @@ impl Rule {
         self != Rule::UNSUPPORTED
     }
 
-    pub fn is_end(self) -> bool {
-        self == Rule::END
+    /// Kind, and the offsets in words.
+    #[cfg(test)]
+    pub fn parts(self) -> (u32, u32, u32) {
+        (self.0 & 0xff, self.0 >> 8 & 0xff, self.0 >> 16)
     }
 }
 
