@@ -6,7 +6,8 @@
 //! ```text
 //! main → cli → session → {kernel, attach, bpf};  session → aggregate → model
 //!              cli → {doctor, symbolize, render} → model
-//! attach → {kernel::facts, model}     bpf → {attach::plan, model}     model → nothing of ours
+//! attach → {kernel::facts, model}     bpf → {attach::plan, unwind, model}     unwind → symbolize
+//! model → nothing of ours
 //! ```
 //!
 //! | module | is |

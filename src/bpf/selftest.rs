@@ -396,7 +396,7 @@ fn loss_unwind_read_failed() {
     // Everything is code by frame pointers, and the frame pointer points nowhere.
     let span = |start| Span { start, length: u32::MAX, pc: 0, first_row: 0, rows: 0 };
     let here = loss_unwind_read_failed as *const () as u64;
-    let table = ProcessTable { generation: 1, spans: vec![span(here - (1 << 31))] };
+    let table = ProcessTable { generation: 1, spans: vec![span(here - (1 << 24))] };
     assert!(bench.tracer.set_process_table(pid, &table, &[]).expect("the map is writable"));
     let program = bench.program("contention_begin__tp");
     let mut request = [0u64; 16];
