@@ -42,12 +42,16 @@ __noinline __u32 find_row(__u32 first, __u32 count, __u32 pc)
 	return row ? row->rule : 0;
 }
 
-/* The rule for an address of a process; 0: no mapping has it. */
-__noinline __u32 find_rule(__u32 tgid, __u64 pc)
+/*
+ * The rule for an address of a process; 0: no mapping has it, or the list is not the one of this
+ * generation any more. An entry that is replaced meanwhile can be reused for another process, so its
+ * generation is compared again after the search: what is cached must be true.
+ */
+__noinline __u32 find_rule(__u32 tgid, __u64 generation, __u64 pc)
 {
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct unwind_mapping *mapping;
-	__u32 low = 0, high;
+	__u32 low = 0, high, rule;
 	__u64 into;
 
 	if (!process)
@@ -69,9 +73,11 @@ __noinline __u32 find_rule(__u32 tgid, __u64 pc)
 	into = pc - mapping->start;
 	if (into >= mapping->length)
 		return 0;
-	if (!mapping->rows)
-		return RULE_FRAME_POINTER;
-	return find_row(mapping->first_row, mapping->rows, mapping->pc + (__u32)into);
+	if (mapping->rows)
+		rule = find_row(mapping->first_row, mapping->rows, mapping->pc + (__u32)into);
+	else
+		rule = RULE_FRAME_POINTER;
+	return *(volatile __u64 *)&process->generation == generation ? rule : 0;
 }
 
 static __always_inline __u32 cached_rule(struct walk *walk, __u64 pc)
@@ -92,7 +98,7 @@ static __always_inline __u32 cached_rule(struct walk *walk, __u64 pc)
 	__u64 known = *(volatile __u64 *)word;
 	if ((known ^ hash) >> 32 == 0 && (__u32)known)
 		return known;
-	rule = find_rule(walk->tgid, pc);
+	rule = find_rule(walk->tgid, walk->generation, pc);
 	if (rule)
 		*(volatile __u64 *)word = (hash & 0xffffffff00000000ULL) | rule;
 	return rule;
@@ -192,8 +198,7 @@ found:
 }
 
 /*
- * Leaves the user stack of the current task in the scratch slot. False: this task has no user
- * registers, or its process no table.
+ * Leaves the user stack of the current task in the scratch slot, if its result is WALK_DONE.
  */
 __noinline __u32 walk_user_stack(__u32 slot, __u32 tgid)
 {

@@ -176,7 +176,12 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         hold: config.hold,
     };
     let lines = plan.hooks.iter().map(|hook| hook.to_line()).collect();
-    Ok(Outcome { profile: aggregate::profile(capture, meta, lines), images: onlookers.images, kernel, command })
+    Ok(Outcome {
+        profile: aggregate::profile(capture, meta, lines),
+        images: onlookers.images,
+        kernel,
+        command,
+    })
 }
 
 fn wait(
