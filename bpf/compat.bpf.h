@@ -72,4 +72,35 @@ static __always_inline bool is_compat_syscall(const struct pt_regs *regs)
 #endif
 }
 
+/*
+ * Where user space was when it entered the kernel; false: it never was there. In every context: what
+ * interrupts a task leaves these registers alone.
+ */
+static __always_inline bool user_registers(__u64 *ip, __u64 *sp, __u64 *bp)
+{
+#if defined(__TARGET_ARCH_x86)
+	if (cfg.have_task_pt_regs) {
+		const struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+		*ip = regs->ip;
+		*sp = regs->sp;
+		*bp = regs->bp;
+		/* Any 64-bit code segment of user space; 32-bit programs have no table. */
+		return (regs->cs & 3) == 3;
+	}
+	/* Before 5.15 by hand: they are the uppermost thing on the kernel stack (THREAD_SIZE, 16 KB). */
+	const struct task_struct *task = (void *)bpf_get_current_task();
+	const struct pt_regs *regs =
+		BPF_CORE_READ(task, stack) + 16384 - bpf_core_type_size(struct pt_regs);
+
+	*ip = BPF_CORE_READ(regs, ip);
+	*sp = BPF_CORE_READ(regs, sp);
+	*bp = BPF_CORE_READ(regs, bp);
+	return (BPF_CORE_READ(regs, cs) & 3) == 3;
+#else
+	/* Rows are made for x86-64 only (src/unwind); elsewhere stacks are by frame pointers. */
+	return false;
+#endif
+}
+
 #endif

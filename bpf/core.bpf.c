@@ -13,6 +13,9 @@ struct targets_map targets SEC(".maps");
 struct counters_map counters SEC(".maps");
 struct spin_map spin SEC(".maps");
 struct scratch_map scratch SEC(".maps");
+struct rows_map rows SEC(".maps");
+struct rules_map rules SEC(".maps");
+struct processes_map processes SEC(".maps");
 struct notices_map notices SEC(".maps");
 
 const volatile struct config cfg = {};
@@ -28,6 +31,8 @@ struct wire_types {
 	enum event_count event_count;
 	enum filter filter;
 	enum wait_class wait_class;
+	enum stack_end stack_end;
+	enum user_stacks user_stacks;
 } wire_types = {};
 
 /* fork(parent, child): a target's child is a target, from its first instruction on. */
@@ -43,12 +48,17 @@ int sched_process_fork__tp(struct bpf_raw_tracepoint_args *ctx)
 	if (parent_tgid == tgid || !bpf_map_lookup_elem(&targets, &parent_tgid))
 		return 0;
 
+	/* And it has its parent's mappings. */
+	struct process *process = bpf_map_lookup_elem(&processes, &parent_tgid);
+
 	struct counters *c = this_cpu_counters();
 	if (!c)
 		return 0;
 	enter(c);
 	if (bpf_map_update_elem(&targets, &tgid, &one, BPF_ANY))
 		c->lost[LOSS_TARGETS_MAP_FULL]++;
+	if (process)
+		bpf_map_update_elem(&processes, &tgid, process, BPF_ANY);
 	notify(c, NOTICE_FORK, tgid);
 	leave(c);
 	return 0;
@@ -66,6 +76,7 @@ int sched_process_exec__tp(struct bpf_raw_tracepoint_args *ctx)
 	if (!c)
 		return 0;
 	enter(c);
+	bpf_map_delete_elem(&processes, &tgid);
 	notify(c, NOTICE_EXEC, tgid);
 	leave(c);
 	return 0;
@@ -93,8 +104,11 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 	if (!bpf_map_delete_elem(&waits, &key))
 		c->lost[LOSS_UNPAIRED_BEGIN]++;
 	/* do_exit() counts `live` down before this tracepoint, on every kernel of the matrix. */
-	if (cfg.filter == FILTER_SET && BPF_CORE_READ(task, signal, live.counter) == 0)
-		bpf_map_delete_elem(&targets, &tgid);
+	if (BPF_CORE_READ(task, signal, live.counter) == 0) {
+		if (cfg.filter == FILTER_SET)
+			bpf_map_delete_elem(&targets, &tgid);
+		bpf_map_delete_elem(&processes, &tgid);
+	}
 	leave(c);
 	return 0;
 }

@@ -54,6 +54,9 @@ enum lock_kind {
 	X(USER_STACK_FAILED, user_stack_failed)                                                    \
 	X(STACK_SCRATCH_RACED, stack_scratch_raced)                                                \
 	X(STACK_TRUNCATED, stack_truncated)                                                        \
+	X(UNWIND_NO_TABLE, unwind_no_table)                                                        \
+	X(UNWIND_NO_RULE, unwind_no_rule)                                                          \
+	X(UNWIND_READ_FAILED, unwind_read_failed)                                                  \
 	X(UNPAIRED_BEGIN, unpaired_begin)                                                          \
 	X(UNPAIRED_END, unpaired_end)                                                              \
 	X(SPIN_IN_LOCKPROF, spin_in_lockprof)                                                      \
@@ -112,6 +115,16 @@ struct config {
 	/* System call number of futex(2), and of 32-bit programs' futex. */
 	__u32 futex_nr;
 	__u32 compat_futex_nr;
+	/* enum user_stacks */
+	__u32 user_stacks;
+	/* bpf_task_pt_regs(), 5.15. */
+	__u32 have_task_pt_regs;
+};
+
+enum user_stacks {
+	USER_STACKS_OFF,
+	USER_STACKS_FRAME_POINTERS,
+	USER_STACKS_TABLES,
 };
 
 /* `tgid` is 0 for kernel locks: their address is the same for everyone. */
@@ -182,11 +195,67 @@ struct spin_waits {
 	struct spin_wait wait[MAX_SPIN_DEPTH];
 };
 
+/* Where a stack ends; a part of its identity. */
+enum stack_end {
+	STACK_COMPLETE,
+	STACK_TRUNCATED,
+	/* By frame pointers: no table for the process, or none wanted. */
+	STACK_BY_FRAME_POINTERS,
+	STACK_NO_RULE,
+	STACK_READ_FAILED,
+};
+
 struct stack {
 	__u32 frames;
-	__u32 unused;
+	__u32 end;
 	__u64 pcs[MAX_FRAMES];
 };
+
+/*
+ * Unwinding (unwind.bpf.c). Rows are those of every file, one file after the other, and never change;
+ * a process has a list of the executable mappings of these files, replaced as a whole.
+ */
+struct unwind_row {
+	/* As the file is linked. */
+	__u32 pc;
+	/* enum unwind_rule in bits 0..8; 8..16: rbp is at cfa - 8 * this, 0 unchanged; 16..32: the
+	 * rule's offset / 8. src/unwind/rows.rs writes them. */
+	__u32 rule;
+};
+
+enum unwind_rule {
+	RULE_NONE,
+	RULE_RSP,
+	RULE_RBP,
+	RULE_END,
+	RULE_UNSUPPORTED,
+	RULE_SIGNAL,
+	RULE_PLT,
+	RULE_REALIGNED,
+	/* Only here: code without rows. */
+	RULE_FRAME_POINTER,
+};
+
+struct unwind_mapping {
+	__u64 start;
+	__u32 length;
+	__u32 pc;
+	__u32 first_row;
+	__u32 rows;
+};
+
+#define MAX_MAPPINGS_LOG2 8
+#define MAX_MAPPINGS (1 << MAX_MAPPINGS_LOG2)
+
+struct process {
+	/* Other mappings, another number: rules cached under the old one are not found any more. */
+	__u64 generation;
+	__u32 mappings;
+	__u32 unused;
+	struct unwind_mapping mapping[MAX_MAPPINGS];
+};
+
+#define RULE_CACHE_LOG2 14
 
 /* Exclusive holders have tid 0: whoever acquires next proves that a missing release happened. */
 struct held_key {

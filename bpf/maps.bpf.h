@@ -47,9 +47,27 @@ struct spin_map {
 };
 extern struct spin_map spin SEC(".maps");
 
+/* The frame a walk has come to. */
+struct walk {
+	__u64 ip;
+	__u64 sp;
+	__u64 bp;
+	__u64 generation;
+	__u32 tgid;
+	/* ip is a return address, not where execution stopped. */
+	__u32 is_return;
+};
+
+enum walk_result {
+	WALK_DONE,
+	WALK_NO_TABLE,
+	WALK_NO_REGISTERS,
+};
+
 /* Where a stack is before it is known to be new. */
 struct stack_scratch {
 	__u64 owner;
+	struct walk walk;
 	struct stack stack;
 };
 
@@ -66,6 +84,25 @@ struct scratch_map {
 	__type(value, struct stack_scratch);
 };
 extern struct scratch_map scratch SEC(".maps");
+
+HASH_MAP(processes, __u32, struct process);
+
+struct rows_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct unwind_row);
+};
+extern struct rows_map rows SEC(".maps");
+
+struct rules_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << RULE_CACHE_LOG2);
+	__type(key, __u32);
+	__type(value, __u64);
+};
+extern struct rules_map rules SEC(".maps");
 
 struct notices_map {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -33,7 +33,13 @@ int stack__selftest(struct bpf_raw_tracepoint_args *ctx)
 	if (!s || !c)
 		return 0;
 	*(volatile __u64 *)&s->owner = ctx->args[0] == SELFTEST_RACED ? 2 : owner;
-	keep_stack(c, s, owner, (ctx->args[0] == SELFTEST_DEEP ? MAX_FRAMES : 1) * sizeof(__u64), &is_new);
+	s->stack.frames = 1;
+	s->stack.end = STACK_COMPLETE;
+	if (ctx->args[0] == SELFTEST_DEEP) {
+		s->stack.frames = MAX_FRAMES;
+		s->stack.end = STACK_TRUNCATED;
+	}
+	keep_stack(c, s, owner, &is_new);
 	return 0;
 }
 

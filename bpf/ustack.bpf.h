@@ -34,7 +34,7 @@ static __always_inline void notify(struct counters *c, __u32 kind, __u32 tgid)
 
 static __always_inline __u64 hash_frames(const struct stack *stack, __u32 frames)
 {
-	__u64 hash = frames;
+	__u64 hash = frames | (__u64)stack->end << 32;
 
 	for (__u32 i = 0; i < MAX_FRAMES; i++) {
 		if (i >= frames)
@@ -52,17 +52,20 @@ static __always_inline __u64 hash_frames(const struct stack *stack, __u32 frames
  * same scratch. `owner` shows it: whoever comes later leaves its own name there.
  */
 static __always_inline __u64 keep_stack(struct counters *c, struct stack_scratch *s, __u64 owner,
-					long bytes, bool *is_new)
+					bool *is_new)
 {
 	volatile __u64 *owner_now = &s->owner;
-	__u32 frames = (__u64)bytes / sizeof(__u64);
+	__u32 frames = s->stack.frames;
 	__u64 id;
 
 	if (frames > MAX_FRAMES)
 		frames = MAX_FRAMES;
-	if (frames == MAX_FRAMES)
+	if (s->stack.end == STACK_TRUNCATED)
 		c->lost[LOSS_STACK_TRUNCATED]++;
-	s->stack.frames = frames;
+	else if (s->stack.end == STACK_NO_RULE)
+		c->lost[LOSS_UNWIND_NO_RULE]++;
+	else if (s->stack.end == STACK_READ_FAILED)
+		c->lost[LOSS_UNWIND_READ_FAILED]++;
 	id = hash_frames(&s->stack, frames);
 	if (*owner_now != owner) {
 		c->lost[LOSS_STACK_SCRATCH_RACED]++;
@@ -85,45 +88,70 @@ static __always_inline __u64 keep_stack(struct counters *c, struct stack_scratch
 	return id;
 }
 
+/* bpf_get_stack(); false: there was none. */
+static __always_inline bool take_stack(void *ctx, struct counters *c, struct stack_scratch *s,
+				       __u64 flags, __u32 end)
+{
+	long bytes = bpf_get_stack(ctx, s->stack.pcs, sizeof(s->stack.pcs), flags);
+
+	if (bytes <= 0)
+		return false;
+	s->stack.frames = (__u64)bytes / sizeof(__u64);
+	s->stack.end = end;
+	if (s->stack.frames >= MAX_FRAMES)
+		s->stack.end = STACK_TRUNCATED;
+	return true;
+}
+
 static __noinline __u64 kernel_stack(void *ctx, struct counters *c, __u32 slot)
 {
 	struct stack_scratch *s = bpf_map_lookup_elem(&scratch, &slot);
 	bool is_new = false;
 	__u64 owner;
-	long bytes;
 
 	if (!s || !c)
 		return STACK_LOST;
 	owner = bpf_get_current_pid_tgid();
 	*(volatile __u64 *)&s->owner = owner;
-	bytes = bpf_get_stack(ctx, s->stack.pcs, sizeof(s->stack.pcs), 0);
-	if (bytes <= 0) {
+	if (!take_stack(ctx, c, s, 0, STACK_COMPLETE)) {
 		c->lost[LOSS_KERNEL_STACK_FAILED]++;
 		return STACK_LOST;
 	}
-	return keep_stack(c, s, owner, bytes, &is_new);
+	return keep_stack(c, s, owner, &is_new);
 }
+
+/* unwind.bpf.c */
+extern __u32 walk_user_stack(__u32 slot, __u32 tgid);
 
 static __noinline __u64 user_stack(void *ctx, struct counters *c, __u32 tgid, __u32 slot)
 {
 	struct stack_scratch *s = bpf_map_lookup_elem(&scratch, &slot);
 	struct task_struct *task = (void *)bpf_get_current_task();
+	__u32 result = WALK_NO_TABLE;
 	bool is_new = false;
 	__u64 owner, id;
-	long bytes;
 
 	if (!s || !c)
 		return STACK_LOST;
-	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+	if (cfg.user_stacks == USER_STACKS_OFF || BPF_CORE_READ(task, flags) & PF_KTHREAD)
 		return STACK_NOT_TAKEN;
 	owner = bpf_get_current_pid_tgid();
 	*(volatile __u64 *)&s->owner = owner;
-	bytes = bpf_get_stack(ctx, s->stack.pcs, sizeof(s->stack.pcs), BPF_F_USER_STACK);
-	if (bytes <= 0) {
-		c->lost[LOSS_USER_STACK_FAILED]++;
-		return STACK_LOST;
+	if (cfg.user_stacks == USER_STACKS_TABLES) {
+		result = walk_user_stack(slot, tgid);
+		/* A worker of io_uring: a thread of the process that never left the kernel. */
+		if (result == WALK_NO_REGISTERS)
+			return STACK_NOT_TAKEN;
 	}
-	id = keep_stack(c, s, owner, bytes, &is_new);
+	if (result != WALK_DONE) {
+		if (!take_stack(ctx, c, s, BPF_F_USER_STACK, STACK_BY_FRAME_POINTERS)) {
+			c->lost[LOSS_USER_STACK_FAILED]++;
+			return STACK_LOST;
+		}
+		if (cfg.user_stacks == USER_STACKS_TABLES)
+			c->lost[LOSS_UNWIND_NO_TABLE]++;
+	}
+	id = keep_stack(c, s, owner, &is_new);
 	/* No ring buffer under a spinlock: it hung 6.12 (kernels.md section 4). User space also
 	 * looks at every process it knows from time to time. */
 	if (is_new && slot == SCRATCH_TASK)

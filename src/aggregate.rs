@@ -1,14 +1,14 @@
 //! Raw capture → [`Profile`] with addresses: rows per lock, sites in order, waits in flight.
 
 use crate::model::{
-    Frame, Hist, HookLine, InFlight, Lock, LockId, Meta, Profile, RawCapture, RawStack, SCHEMA, Site, SiteId,
-    Space, Stack, StackRef, WaitStats, Wakes,
+    Frame, Hist, HookLine, InFlight, Lock, LockId, Meta, Profile, RawCapture, RawFrames, RawStack, SCHEMA,
+    Site, SiteId, Space, Stack, StackRef, WaitStats, Wakes,
 };
 use std::collections::HashMap;
 
 /// Frames and stacks of one profile, each kept once.
 struct Table<'c> {
-    raw: &'c HashMap<u64, Vec<u64>>,
+    raw: &'c HashMap<u64, RawFrames>,
     frames: Vec<Frame>,
     frame_ids: HashMap<(Space, Option<u32>, u64, bool), u32>,
     stacks: Vec<Stack>,
@@ -26,8 +26,9 @@ impl Table<'_> {
         if let Some(index) = self.stack_ids.get(&(id, pid)) {
             return StackRef::Stack(*index);
         }
-        let Some(pcs) = self.raw.get(&id) else { return StackRef::Lost };
-        let frames = pcs
+        let Some(raw) = self.raw.get(&id) else { return StackRef::Lost };
+        let frames = raw
+            .pcs
             .iter()
             .enumerate()
             .map(|(depth, addr)| {
@@ -38,7 +39,7 @@ impl Table<'_> {
                 })
             })
             .collect();
-        self.stacks.push(Stack { frames, incomplete: false });
+        self.stacks.push(Stack { frames, incomplete: raw.incomplete });
         let index = self.stacks.len() as u32 - 1;
         self.stack_ids.insert((id, pid), index);
         StackRef::Stack(index)
@@ -179,6 +180,10 @@ mod tests {
         SiteId { lock: lock(addr), pid, kernel_stack: RawStack::Id(kernel), user_stack: RawStack::NotTaken }
     }
 
+    fn frames(pcs: &[u64]) -> RawFrames {
+        RawFrames { pcs: pcs.to_vec(), incomplete: false }
+    }
+
     fn waits(contended: u64, total: u64) -> WaitStats {
         WaitStats {
             contended,
@@ -197,7 +202,7 @@ mod tests {
                 (site(1, 8, 11), waits(1, 100)),
                 (site(2, 7, 10), waits(1, 5)),
             ],
-            stacks: HashMap::from([(10, vec![0xa, 0xb]), (11, vec![0xc, 0xb])]),
+            stacks: HashMap::from([(10, frames(&[0xa, 0xb])), (11, frames(&[0xc, 0xb]))]),
             ..Default::default()
         };
         let profile = profile(capture, meta(), vec![]);
@@ -241,7 +246,7 @@ mod tests {
         };
         let capture = RawCapture {
             sites: vec![(of(7), waits(1, 1)), (of(8), waits(1, 1))],
-            stacks: HashMap::from([(10, vec![0xa])]),
+            stacks: HashMap::from([(10, frames(&[0xa]))]),
             ..Default::default()
         };
         assert_eq!(profile(capture, meta(), vec![]).frames.len(), 2);

@@ -6,7 +6,8 @@
 //! ```text
 //! main → cli → session → {kernel, attach, bpf};  session → aggregate → model
 //!              cli → {doctor, symbolize, render} → model
-//! attach → {kernel::facts, model}     bpf → {attach::plan, model}     model → nothing of ours
+//! attach → {kernel::facts, model}     bpf → {attach::plan, unwind, model}     unwind → symbolize
+//! model → nothing of ours
 //! ```
 //!
 //! | module | is |
@@ -18,13 +19,14 @@
 //! | [`bpf`] | load, attach, activate, drain; the only module that sees libbpf-rs |
 //! | [`aggregate`] | raw capture → Profile with addresses |
 //! | [`model`] | plain data: Profile, Lock, Stack, Hist |
+//! | [`unwind`] | `.eh_frame` → the tables BPF walks user stacks with |
 //! | [`symbolize`] | Profile with addresses → Profile with names |
 //! | [`render`] | Profile → table, histogram, folded, flamegraph, JSON |
 //! | [`doctor`] | Facts and Plan in human words |
 //!
 //! One door per heavy crate, checked by `tests/layering.rs`: libbpf-rs only in `bpf/` (and
 //! `kernel/facts.rs` for trial loads), blazesym only in `symbolize/`, inferno only in
-//! `render/flamegraph.rs`, hdrhistogram only in `model/hist.rs`, clap only in `cli/`.
+//! `render/flamegraph.rs`, hdrhistogram only in `model/hist.rs`, gimli only in `unwind/`, clap only in `cli/`.
 //!
 //! Everything from [`aggregate`] on runs without privileges.
 
@@ -40,3 +42,4 @@ pub mod render;
 pub mod session;
 pub mod symbolize;
 pub mod units;
+pub mod unwind;

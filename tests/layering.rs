@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crate as it is written in code → where it may appear.
-const DOORS: [(&str, &[&str]); 8] = [
+const DOORS: [(&str, &[&str]); 9] = [
     ("libbpf_rs", &["src/bpf/", "src/kernel/facts.rs"]),
     ("libbpf_sys", &["src/bpf/", "src/kernel/facts.rs"]),
     ("plain::", &["src/bpf/"]),
     ("blazesym", &["src/symbolize/"]),
+    ("gimli", &["src/unwind/"]),
     ("inferno", &["src/render/flamegraph.rs"]),
     ("hdrhistogram", &["src/model/hist.rs"]),
     ("clap", &["src/cli/"]),
@@ -16,7 +17,7 @@ const DOORS: [(&str, &[&str]); 8] = [
 ];
 
 /// Module → modules of ours it may use (src/lib.rs draws the picture).
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("units", &[]),
     ("failure", &[]),
@@ -25,6 +26,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("bpf", &["attach", "kernel", "model", "unwind"]),
     ("aggregate", &["model"]),
     ("symbolize", &["model"]),
+    ("unwind", &["symbolize"]),
     ("render", &["model", "units"]),
     ("doctor", &["attach", "kernel", "model", "failure"]),
 ];

@@ -41,6 +41,8 @@ enum {
 
 enum { BPF_F_USER_STACK = 1 << 8 };
 
+enum { BPF_F_MMAPABLE = 1 << 10 };
+
 struct bpf_raw_tracepoint_args {
 	__u64 args[0];
 };
@@ -85,6 +87,7 @@ struct thread_info {
 
 struct task_struct {
 	struct thread_info thread_info;
+	void *stack;
 	unsigned int flags;
 	int pid;
 	int tgid;

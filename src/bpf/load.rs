@@ -6,6 +6,7 @@ use super::wire;
 use crate::attach::plan::{Hook, Plan};
 use crate::kernel::Facts;
 use crate::model::{Backend, Loss};
+use crate::unwind::{ProcessTable, Row, UserStacks};
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{
@@ -37,6 +38,18 @@ pub struct Settings {
     pub map_entries: u32,
     /// Bytes of the ring buffer of notices: a power of two, at least a page.
     pub notice_bytes: u32,
+    pub user_stacks: UserStacks,
+    /// Room for unwind tables: rows of all files, and processes.
+    pub unwind_rows: u32,
+    pub unwind_processes: u32,
+}
+
+/// Processes that user space should look at.
+#[derive(Debug, Default)]
+pub struct Notices {
+    pub seen: BTreeSet<u32>,
+    /// Those of them that were forked or ran another program.
+    pub begun: BTreeSet<u32>,
 }
 
 /// Loaded and attached programs. Dropping it detaches them.
@@ -45,11 +58,54 @@ pub struct Tracer {
     links: Vec<Attached>,
     skel: Box<LockprofSkel<'static>>,
     /// Processes that user space should look at, filled by `poll`.
-    noticed: Rc<RefCell<BTreeSet<u32>>>,
+    noticed: Rc<RefCell<Notices>>,
     notices: libbpf_rs::RingBuffer<'static>,
     /// 5.10 counts a miss for nearly every hit of a function that sleeps, although all of 100 waits
     /// of 100 threads arrived (tests/traced/truth.rs); its numbers are not used.
     kprobe_misses_are_known: bool,
+    unwind_rows: SharedRows,
+}
+
+/// The array of unwind rows, in our memory too.
+struct SharedRows {
+    rows: *mut Row,
+    capacity: usize,
+    written: usize,
+}
+
+impl SharedRows {
+    fn map(map: &impl MapCore, capacity: usize) -> std::io::Result<SharedRows> {
+        // SAFETY: a fresh mapping, as long as the map's memory (which is whole pages).
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                capacity * size_of::<Row>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(SharedRows { rows: address.cast(), capacity, written: 0 })
+    }
+
+    /// Adds what is new of a list that only grows.
+    fn append(&mut self, all: &[Row]) {
+        let new = &all[self.written.min(all.len())..all.len().min(self.capacity)];
+        // SAFETY: from `written` to `capacity` nobody reads before a process's list says so.
+        unsafe { std::ptr::copy_nonoverlapping(new.as_ptr(), self.rows.add(self.written), new.len()) };
+        self.written += new.len();
+    }
+}
+
+impl Drop for SharedRows {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in map(), of which no reference is left.
+        unsafe { libc::munmap(self.rows.cast(), self.capacity * size_of::<Row>()) };
+    }
 }
 
 struct Attached {
@@ -144,6 +200,8 @@ impl Tracer {
         open.maps.holds.set_max_entries(holds)?;
         open.maps.calls.set_max_entries(entries)?;
         open.maps.notices.set_max_entries(settings.notice_bytes)?;
+        open.maps.rows.set_max_entries(settings.unwind_rows.max(1))?;
+        open.maps.processes.set_max_entries(settings.unwind_processes.max(1))?;
         let target_entries = match &settings.targets {
             Targets::All => 1,
             Targets::Pids(pids) => entries.max(pids.len() as u32),
@@ -172,19 +230,33 @@ impl Tracer {
                     .context("Failed to write the map of targets")?;
             }
         }
-        let noticed = Rc::new(RefCell::new(BTreeSet::new()));
+        let noticed = Rc::new(RefCell::new(Notices::default()));
         let mut builder = RingBufferBuilder::new();
         let sink = Rc::clone(&noticed);
         builder
             .add(&skel.maps.notices, move |bytes| {
-                sink.borrow_mut().insert(wire::read::<types::notice>(bytes).tgid);
+                let notice = wire::read::<types::notice>(bytes);
+                let mut notices = sink.borrow_mut();
+                notices.seen.insert(notice.tgid);
+                if types::notice_kind(notice.kind) != types::notice_kind::NOTICE_STACK {
+                    notices.begun.insert(notice.tgid);
+                }
                 0
             })
             .context("Failed to open the ring buffer")?;
         let notices = builder.build().context("Failed to open the ring buffer")?;
 
         let kprobe_misses_are_known = facts.version() >= (5, 11);
-        Ok(Tracer { links: Vec::new(), skel: Box::new(skel), noticed, notices, kprobe_misses_are_known })
+        let unwind_rows = SharedRows::map(&skel.maps.rows, settings.unwind_rows.max(1) as usize)
+            .context("Failed to map the unwind rows")?;
+        Ok(Tracer {
+            links: Vec::new(),
+            skel: Box::new(skel),
+            noticed,
+            notices,
+            kprobe_misses_are_known,
+            unwind_rows,
+        })
     }
 
     fn attach(&mut self, plan: &mut Plan) -> Result<()> {
@@ -243,8 +315,34 @@ impl Tracer {
         Ok(())
     }
 
+    /// Gives a process its unwind table; `rows` are those of all files so far, and only ever grow.
+    /// False: there is no room for another process.
+    pub fn set_process_table(&mut self, pid: u32, table: &ProcessTable, rows: &[Row]) -> Result<bool> {
+        let key = pid.to_ne_bytes();
+        let processes = &self.skel.maps.processes;
+        // BPF removes it at exec and copies it at fork: only the map itself knows.
+        let known = processes.lookup(&key, MapFlags::ANY)?;
+        if known.is_some_and(|known| wire::read::<types::process>(&known).generation == table.generation) {
+            return Ok(true);
+        }
+        self.unwind_rows.append(rows);
+        let process = wire::process(table);
+        // SAFETY: a plain C struct of integers without padding.
+        let value = unsafe { plain::as_bytes(&process) };
+        match processes.update(&key, value, MapFlags::ANY) {
+            Ok(()) => Ok(true),
+            Err(err) if err.kind() == libbpf_rs::ErrorKind::TooBig => Ok(false),
+            Err(err) => Err(err).context("Failed to write the unwind table of a process"),
+        }
+    }
+
+    /// The process is gone; usually BPF saw its end.
+    pub fn remove_process_table(&mut self, pid: u32) {
+        let _ = self.skel.maps.processes.delete(&pid.to_ne_bytes());
+    }
+
     /// Waits up to `timeout` for notices; returns the processes to look at.
-    pub fn poll(&self, timeout: Duration) -> Result<BTreeSet<u32>> {
+    pub fn poll(&self, timeout: Duration) -> Result<Notices> {
         match self.notices.poll(timeout) {
             Ok(()) => {}
             Err(err) if err.kind() == libbpf_rs::ErrorKind::Interrupted => {}
@@ -345,6 +443,8 @@ fn configure(cfg: &mut types::config, plan: &Plan, facts: &Facts, settings: &Set
     cfg.futex_nr = libc::SYS_futex as u32;
     // arch/x86/entry/syscalls/syscall_32.tbl; include/uapi/asm-generic of arm's 32-bit table.
     cfg.compat_futex_nr = 240;
+    cfg.user_stacks = wire::user_stacks(settings.user_stacks);
+    cfg.have_task_pt_regs = (facts.version() >= (5, 15)).into();
 }
 
 fn attach_one(program: &ProgramMut<'_>, hook: &Hook) -> Result<(Link, Option<KprobeEvent>)> {

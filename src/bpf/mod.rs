@@ -9,7 +9,7 @@ mod selftest;
 mod tracefs_kprobe;
 mod wire;
 
-pub use load::{Settings, Targets, Tracer};
+pub use load::{Notices, Settings, Targets, Tracer};
 
 #[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals)]
 mod skel {

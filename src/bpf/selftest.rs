@@ -6,6 +6,7 @@ use super::wire;
 use crate::attach::plan::{Hook, Plan};
 use crate::kernel::Facts;
 use crate::model::{Backend, LockKind, RawCapture};
+use crate::unwind::{ProcessTable, Span, UserStacks};
 use libbpf_rs::{MapCore, MapFlags};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard};
@@ -41,6 +42,11 @@ impl Bench {
     }
 
     fn with(entries: u32, targets: Targets) -> Bench {
+        // Our own table would be read for nothing: most tests are about other things.
+        Bench::with_stacks(entries, targets, UserStacks::FramePointers)
+    }
+
+    fn with_stacks(entries: u32, targets: Targets, user_stacks: UserStacks) -> Bench {
         let alone = alone();
         let hook = |function| Hook {
             function,
@@ -55,7 +61,15 @@ impl Bench {
             lifecycle: vec!["sched_process_exec"],
         };
         let facts = Facts::gather(&[], &[]).expect("facts");
-        let settings = Settings { targets, follow_forks: false, map_entries: entries, notice_bytes: 4096 };
+        let settings = Settings {
+            targets,
+            follow_forks: false,
+            map_entries: entries,
+            notice_bytes: 4096,
+            user_stacks,
+            unwind_rows: 1,
+            unwind_processes: 1,
+        };
         let mut tracer = Tracer::load_selftest(&plan, &facts, &settings)
             .expect("BPF programs load: run this as root, on a kernel that allows BPF");
         tracer.activate().expect("the globals are mapped");
@@ -354,6 +368,61 @@ fn loss_stack_scratch_raced_and_stack_truncated() {
     assert_eq!(lost(&capture, "stack_scratch_raced"), 1);
     assert_eq!(lost(&capture, "stack_truncated"), 1);
     assert_eq!(capture.stacks.len(), 1, "the raced stack was not kept");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_unwind_no_table_and_unwind_no_rule() {
+    let pid = std::process::id();
+    let mut bench = Bench::with_stacks(64, Targets::Pids(vec![pid]), UserStacks::Tables);
+    bench.wait(LOCK, MUTEX);
+    // A mapping at the very bottom, where nothing is.
+    let nowhere = Span { start: 0x1000, length: 0x1000, pc: 0, first_row: 0, rows: 0 };
+    let table = ProcessTable { generation: 1, spans: vec![nowhere] };
+    assert!(bench.tracer.set_process_table(pid, &table, &[]).expect("the map is writable"));
+    bench.wait(LOCK, MUTEX);
+    assert!(!bench.tracer.set_process_table(pid + 1, &table, &[]).expect("no room is no error"));
+    let capture = bench.capture();
+    assert_eq!((lost(&capture, "unwind_no_table"), lost(&capture, "unwind_no_rule")), (1, 1));
+    assert_eq!(capture.stacks.values().filter(|stack| stack.incomplete).count(), 2);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+#[ignore = "needs root"]
+fn loss_unwind_read_failed() {
+    let pid = std::process::id();
+    let mut bench = Bench::with_stacks(64, Targets::Pids(vec![pid]), UserStacks::Tables);
+    // Everything is code by frame pointers, and the frame pointer points nowhere.
+    let span = |start| Span { start, length: u32::MAX, pc: 0, first_row: 0, rows: 0 };
+    let here = loss_unwind_read_failed as *const () as u64;
+    let table = ProcessTable { generation: 1, spans: vec![span(here - (1 << 24))] };
+    assert!(bench.tracer.set_process_table(pid, &table, &[]).expect("the map is writable"));
+    let program = bench.program("contention_begin__tp");
+    let mut request = [0u64; 16];
+    let context = [LOCK, MUTEX, 0, 0, 0, 0];
+    // union bpf_attr, test: prog_fd, …, ctx_size_in, ctx_size_out, ctx_in
+    request[0] = program as u64;
+    request[5] = size_of_val(&context) as u64;
+    request[6] = context.as_ptr() as u64;
+    let result: i64;
+    // SAFETY: BPF_PROG_TEST_RUN reads the two arrays; rbp is restored, and nobody looks at it meanwhile.
+    unsafe {
+        std::arch::asm!(
+            "push rbp",
+            "mov rbp, 0x7ffffffff000",
+            "syscall",
+            "pop rbp",
+            inlateout("rax") libc::SYS_bpf => result,
+            in("rdi") 10,
+            in("rsi") request.as_ptr(),
+            in("rdx") size_of_val(&request),
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    assert_eq!(result, 0, "BPF_PROG_TEST_RUN is refused");
+    assert_eq!(lost(&bench.capture(), "unwind_read_failed"), 1);
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use super::skel::types;
 use crate::model::{
-    EventCounts, HoldStats, LockId, LockKind, Loss, RawLock, RawStack, RawWait, SiteId, WaitStats,
+    EventCounts, HoldStats, LockId, LockKind, Loss, RawFrames, RawLock, RawStack, RawWait, SiteId, WaitStats,
 };
+use crate::unwind::{ProcessTable, UserStacks};
 use plain::Plain;
 
 // SAFETY: plain C structs of integers, for which every bit pattern is valid.
@@ -16,6 +17,7 @@ unsafe impl Plain for types::wait_key {}
 unsafe impl Plain for types::wait {}
 unsafe impl Plain for types::spin_waits {}
 unsafe impl Plain for types::stack {}
+unsafe impl Plain for types::process {}
 unsafe impl Plain for types::counters {}
 unsafe impl Plain for types::notice {}
 
@@ -121,9 +123,34 @@ pub fn spin_waits(wire: &types::spin_waits) -> Vec<RawWait> {
     waits.collect()
 }
 
-pub fn frames(wire: &types::stack) -> Vec<u64> {
+pub fn frames(wire: &types::stack) -> RawFrames {
     let frames = (wire.frames as usize).min(wire.pcs.len());
-    wire.pcs[..frames].to_vec()
+    let complete = types::stack_end(wire.end) == types::stack_end::STACK_COMPLETE;
+    RawFrames { pcs: wire.pcs[..frames].to_vec(), incomplete: !complete }
+}
+
+pub fn process(table: &ProcessTable) -> types::process {
+    let mut wire = types::process { generation: table.generation, ..Default::default() };
+    for (to, span) in wire.mapping.iter_mut().zip(&table.spans) {
+        *to = types::unwind_mapping {
+            start: span.start,
+            length: span.length,
+            pc: span.pc,
+            first_row: span.first_row,
+            rows: span.rows,
+        };
+        wire.mappings += 1;
+    }
+    wire
+}
+
+pub fn user_stacks(how: UserStacks) -> u32 {
+    use types::user_stacks as U;
+    match how {
+        UserStacks::Off => U::USER_STACKS_OFF.0,
+        UserStacks::FramePointers => U::USER_STACKS_FRAME_POINTERS.0,
+        UserStacks::Tables => U::USER_STACKS_TABLES.0,
+    }
 }
 
 fn comm(bytes: &[i8; 16]) -> String {
@@ -204,6 +231,18 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
         L::LOSS_STACK_TRUNCATED => {
             ("stack_truncated", "stacks deeper than 127 frames: their outermost frames are missing")
         }
+        L::LOSS_UNWIND_NO_TABLE => (
+            "unwind_no_table",
+            "waits whose user stack was taken by frame pointers: the process was too new to have an unwind table",
+        ),
+        L::LOSS_UNWIND_NO_RULE => (
+            "unwind_no_rule",
+            "waits whose user stack ends early: code without (supported) unwind information, or mapped just before",
+        ),
+        L::LOSS_UNWIND_READ_FAILED => (
+            "unwind_read_failed",
+            "waits whose user stack ends early: its memory could not be read (paged out, or damaged)",
+        ),
         L::LOSS_UNPAIRED_BEGIN => ("unpaired_begin", "waits not counted: their end was never seen"),
         L::LOSS_UNPAIRED_END => (
             "unpaired_end",
@@ -249,6 +288,9 @@ mod tests {
         assert_eq!(size_of::<types::lock_stats>(), 2256);
         assert_eq!(size_of::<types::wait>(), 64);
         assert_eq!(size_of::<types::stack>(), 1024);
+        assert_eq!(size_of::<types::unwind_mapping>(), 24);
+        assert_eq!(types::process::default().mapping.len(), crate::unwind::MAX_MAPPINGS);
+        assert_eq!(size_of::<crate::unwind::Row>(), 8);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::attach::plan::Only;
 use crate::failure::{Exit, Failure};
 use crate::session::{Config, Scope};
 use crate::units;
+use crate::unwind::UserStacks;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
@@ -70,6 +71,10 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "METHOD")]
     pub backend: Option<BackendArg>,
 
+    /// How user stacks are taken: auto unwinds by .eh_frame and needs no frame pointers.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = UserStackArg::Auto)]
+    pub user_stack: UserStackArg,
+
     /// Room for this many waiting sites, stacks and waiting threads; a quarter of it for locks.
     #[arg(short = 'M', long, value_name = "N", default_value_t = Config::default().map_entries,
           value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
@@ -94,6 +99,14 @@ pub enum BackendArg {
     Fentry,
     Kprobe,
     Tracepoint,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UserStackArg {
+    Auto,
+    /// By frame pointers.
+    Fp,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -170,6 +183,11 @@ impl Args {
             hold: self.hold,
             map_entries: self.map_entries,
             notice_bytes: self.ring_bytes,
+            user_stacks: match self.user_stack {
+                UserStackArg::Auto => Config::default().user_stacks,
+                UserStackArg::Fp => UserStacks::FramePointers,
+                UserStackArg::Off => UserStacks::Off,
+            },
         }))
     }
 

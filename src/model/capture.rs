@@ -43,14 +43,21 @@ pub struct RawWait {
     pub begin_ns: u64,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawFrames {
+    /// Innermost first.
+    pub pcs: Vec<u64>,
+    /// Callers are missing; why is counted in the losses.
+    pub incomplete: bool,
+}
+
 /// Everything one run collected. Times are CLOCK_MONOTONIC ns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RawCapture {
     pub sites: Vec<(SiteId, super::WaitStats)>,
     pub locks: HashMap<LockId, RawLock>,
     pub holds: HashMap<LockId, super::HoldStats>,
-    /// Frames, innermost first.
-    pub stacks: HashMap<u64, Vec<u64>>,
+    pub stacks: HashMap<u64, RawFrames>,
     pub in_flight: Vec<RawWait>,
     pub losses: Vec<super::Loss>,
     pub events: super::EventCounts,

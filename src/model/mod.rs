@@ -11,7 +11,7 @@ mod lock;
 mod profile;
 mod stack;
 
-pub use capture::{LockId, RawCapture, RawLock, RawStack, RawWait, SiteId};
+pub use capture::{LockId, RawCapture, RawFrames, RawLock, RawStack, RawWait, SiteId};
 pub use hist::{BUCKETS, Hist, bucket_of, bucket_range};
 pub use lock::{Family, HoldStats, InFlight, Lock, LockKind, Site, WaitStats, Wakes};
 pub use profile::{

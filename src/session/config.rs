@@ -2,6 +2,7 @@
 //! from here.
 
 use crate::attach::plan::Only;
+use crate::unwind::UserStacks;
 use std::time::Duration;
 
 /// Whose locks.
@@ -25,6 +26,7 @@ pub struct Config {
     pub map_entries: u32,
     /// Bytes of the ring buffer for notices about processes; a power of two of at least 4096.
     pub notice_bytes: u32,
+    pub user_stacks: UserStacks,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             // 16 MiB of stacks, 9 MiB of histograms.
             map_entries: 16384,
             notice_bytes: 64 * 1024,
+            user_stacks: UserStacks::best(),
         }
     }
 }

@@ -1,31 +1,141 @@
-//! Which processes to look at while they live, so that their frames can be named when they are gone.
+//! Which processes to look at while they live, so that their frames can be named when they are gone and
+//! their stacks unwound while they run.
 
+use crate::bpf::{Notices, Tracer};
+use crate::model::Loss;
 use crate::symbolize::Images;
-use std::collections::BTreeSet;
+use crate::unwind::Tables;
+use anyhow::Result;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-#[derive(Default)]
+/// A process that just began is looked at again after this time, then after three times that, and so
+/// on: first it has no libraries, then it waits for its first lock, and the table should be there before.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(300);
+
 pub struct Onlookers {
     pub images: Images,
     pids: BTreeSet<u32>,
+    /// `None`: user stacks are not unwound by tables.
+    tables: Option<Tables>,
+    young: BTreeMap<u32, Look>,
+    processes_over_capacity: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Look {
+    due: Instant,
+    again_after: Duration,
 }
 
 impl Onlookers {
-    pub fn look_at(&mut self, pids: impl IntoIterator<Item = u32>) {
-        for pid in pids {
-            self.pids.insert(pid);
-            // It may be gone: then the earlier snapshot stays, and what is missing shows as
-            // unsymbolized or as a missed process, both counted.
-            let _ = self.images.snapshot(pid);
+    pub fn new(tables: Option<Tables>) -> Onlookers {
+        Onlookers {
+            images: Images::default(),
+            pids: BTreeSet::new(),
+            tables,
+            young: BTreeMap::new(),
+            processes_over_capacity: 0,
         }
     }
 
-    /// Looks at every known process again: libraries are loaded late, and notices can be lost.
-    pub fn refresh(&mut self) {
-        let pids = std::mem::take(&mut self.pids);
+    /// Reads the tables of the libraries nearly every program has, which are also ours: one less thing
+    /// to do when a process has begun and is about to wait for its first lock.
+    pub fn prepare(&mut self) {
+        let Some(tables) = &mut self.tables else { return };
+        let own = std::process::id();
+        if self.images.snapshot(own).is_ok() {
+            tables.preload_libraries(&self.images, own);
+        }
+    }
+
+    /// Without a tracer it only prepares the tables.
+    pub fn look_at(
+        &mut self,
+        pids: impl IntoIterator<Item = u32>,
+        mut tracer: Option<&mut Tracer>,
+    ) -> Result<()> {
         for pid in pids {
-            if self.images.snapshot(pid).is_ok() {
-                self.pids.insert(pid);
+            // It may be gone: then the earlier snapshot stays, and what is missing shows as
+            // unsymbolized or as a missed process, both counted.
+            if self.images.snapshot(pid).is_err() {
+                if self.pids.remove(&pid)
+                    && let Some(tracer) = &mut tracer
+                {
+                    tracer.remove_process_table(pid);
+                }
+                continue;
+            }
+            self.pids.insert(pid);
+            let Some(tables) = &mut self.tables else { continue };
+            let table = tables.of_process(&self.images, pid);
+            if let Some(tracer) = &mut tracer
+                && !table.spans.is_empty()
+                && !tracer.set_process_table(pid, &table, tables.rows())?
+            {
+                self.processes_over_capacity += 1;
             }
         }
+        Ok(())
+    }
+
+    /// Looks at those who asked for it, and at those whose time has come.
+    pub fn attend(&mut self, notices: Notices, tracer: &mut Tracer) -> Result<()> {
+        let now = Instant::now();
+        let mut pids = notices.seen;
+        for (pid, look) in &mut self.young {
+            if look.due <= now {
+                pids.insert(*pid);
+                look.again_after *= 3;
+                look.due = now + look.again_after;
+            }
+        }
+        for pid in &notices.begun {
+            self.young.insert(*pid, Look { due: now + FIRST_LOOK, again_after: FIRST_LOOK });
+        }
+        self.look_at(pids, Some(tracer))?;
+        self.young.retain(|pid, look| look.again_after <= LAST_LOOK && self.pids.contains(pid));
+        Ok(())
+    }
+
+    /// Time until [`Onlookers::attend`] has something to do by itself.
+    pub fn next_look(&self) -> Duration {
+        let next = self.young.values().map(|look| look.due).min();
+        // Polls take milliseconds: rounded down, the last one would be spent spinning.
+        let rounded_up = Duration::from_micros(999);
+        next.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()) + rounded_up)
+    }
+
+    /// Looks at every known process again: libraries are loaded late, and notices can be lost.
+    pub fn refresh(&mut self, tracer: Option<&mut Tracer>) -> Result<()> {
+        self.look_at(self.pids.clone(), tracer)
+    }
+
+    /// What the tables had no room for.
+    pub fn losses(&self) -> Vec<Loss> {
+        let Some(tables) = &self.tables else { return Vec::new() };
+        let loss = |reason: &str, count, meaning: &str| Loss {
+            reason: reason.into(),
+            count,
+            meaning: meaning.into(),
+        };
+        vec![
+            loss(
+                "unwind_table_full",
+                tables.files_over_capacity,
+                "mapped files whose unwind tables did not fit: user stacks end where they come to one",
+            ),
+            loss(
+                "unwind_processes_full",
+                self.processes_over_capacity,
+                "times a process got no unwind table because too many have one: its user stacks are taken by frame pointers",
+            ),
+            loss(
+                "unwind_mappings_full",
+                tables.processes_with_too_many_mappings,
+                "times a process had more executable mappings than there is room for: user stacks end in those left out",
+            ),
+        ]
     }
 }

@@ -11,6 +11,7 @@ use crate::bpf::{Settings, Targets, Tracer};
 use crate::kernel::Facts;
 use crate::model::{EndReason, Meta, Profile, Target, TargetKind};
 use crate::symbolize::{Images, KernelSymbols};
+use crate::unwind::{Tables, UserStacks};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -65,6 +66,11 @@ const TICK: Duration = Duration::from_millis(50);
 /// How often the mappings of all known processes are read again.
 const REFRESH: Duration = Duration::from_millis(1000);
 
+/// Room for unwind rows: 8 MiB; a C program needs 30 000, a JVM ten times that.
+const UNWIND_ROWS: u32 = 1 << 20;
+/// Processes with unwind tables at one time: 6 MiB.
+const UNWIND_PROCESSES: u32 = 1024;
+
 enum Watch {
     System,
     Pids(Vec<Watched>),
@@ -78,7 +84,6 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
 
     // Before the load: a signal during the seconds it takes must not leave half a run.
     let stop = StopRequest::install()?;
-    let mut onlookers = Onlookers::default();
     let mut held = None;
     let mut watched = Vec::new();
     let (targets, description) = match &config.scope {
@@ -97,14 +102,29 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
             (Targets::Pids(vec![pid]), describe(TargetKind::Command, &[pid], command))
         }
     };
+    let with_tables = config.user_stacks == UserStacks::Tables;
+    let mut onlookers = Onlookers::new(with_tables.then(|| Tables::new(UNWIND_ROWS as usize)));
+    // Reading their tables can take a while, and so can loading: as much as can be before the load.
+    let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
+    if !matches!(config.scope, Scope::Pids(_)) {
+        onlookers.prepare();
+    }
+    onlookers.look_at(pids.iter().copied(), None)?;
     let settings = Settings {
         targets,
         follow_forks,
         map_entries: config.map_entries,
         notice_bytes: config.notice_bytes,
+        user_stacks: config.user_stacks,
+        unwind_rows: if with_tables { UNWIND_ROWS } else { 1 },
+        unwind_processes: match &config.scope {
+            _ if !with_tables => 1,
+            Scope::Pids(pids) => pids.len() as u32,
+            Scope::Command(_) | Scope::System => UNWIND_PROCESSES,
+        },
     };
     let mut tracer = Tracer::start(&mut plan, facts, &settings)?;
-    onlookers.look_at(watched.iter().map(|watched| watched.pid));
+    onlookers.look_at(pids, Some(&mut tracer))?;
 
     let start_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let start_ns = monotonic_ns();
@@ -115,22 +135,24 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         None => Watch::Pids(watched),
     };
     progress.started(&plan);
-    let ended_by = wait(config, &tracer, &mut watch, &stop, &mut onlookers, start_ns, progress)?;
+    let ended_by = wait(config, &mut tracer, &mut watch, &stop, &mut onlookers, start_ns, progress)?;
     tracer.deactivate()?;
     let stop_ns = monotonic_ns();
     progress.stopped();
-    onlookers.look_at(tracer.poll(Duration::ZERO)?);
+    let notices = tracer.poll(Duration::ZERO)?;
+    onlookers.attend(notices, &mut tracer)?;
 
     let mut capture = tracer.collect()?;
     (capture.start_ns, capture.stop_ns) = (start_ns, stop_ns);
     // Unreadable symbols are no reason to lose a profile: frames stay addresses, and that is counted.
     let kernel = KernelSymbols::load().unwrap_or_default();
+    capture.losses.extend(onlookers.losses());
     // Detaching takes seconds on some kernels, and whoever is still alive should be free of us now.
     drop(tracer);
-    onlookers.refresh();
+    onlookers.refresh(None)?;
     let unknown = capture.sites.iter().map(|(site, _)| site.pid);
     let unknown: BTreeSet<u32> = unknown.filter(|pid| onlookers.images.comm(*pid).is_none()).collect();
-    onlookers.look_at(unknown);
+    onlookers.look_at(unknown, None)?;
 
     let mut description = description;
     let mut command = None;
@@ -154,12 +176,17 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         hold: config.hold,
     };
     let lines = plan.hooks.iter().map(|hook| hook.to_line()).collect();
-    Ok(Outcome { profile: aggregate::profile(capture, meta, lines), images: onlookers.images, kernel, command })
+    Ok(Outcome {
+        profile: aggregate::profile(capture, meta, lines),
+        images: onlookers.images,
+        kernel,
+        command,
+    })
 }
 
 fn wait(
     config: &Config,
-    tracer: &Tracer,
+    tracer: &mut Tracer,
     watch: &mut Watch,
     stop: &StopRequest,
     onlookers: &mut Onlookers,
@@ -186,10 +213,11 @@ fn wait(
             Some(duration) => (duration - elapsed).min(TICK),
             None => TICK,
         };
-        onlookers.look_at(tracer.poll(left)?);
+        let notices = tracer.poll(left.min(onlookers.next_look()))?;
+        onlookers.attend(notices, tracer)?;
         if elapsed - refreshed > REFRESH {
             refreshed = elapsed;
-            onlookers.refresh();
+            onlookers.refresh(Some(tracer))?;
         }
     }
 }
