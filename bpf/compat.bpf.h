@@ -91,7 +91,7 @@ static __always_inline bool user_registers(__u64 *ip, __u64 *sp, __u64 *bp)
 	/* Before 5.15 by hand: they are the uppermost thing on the kernel stack (THREAD_SIZE, 16 KB). */
 	const struct task_struct *task = (void *)bpf_get_current_task();
 	const struct pt_regs *regs =
-		BPF_CORE_READ(task, stack) + 16384 - bpf_core_type_size(struct pt_regs);
+	    BPF_CORE_READ(task, stack) + 16384 - bpf_core_type_size(struct pt_regs);
 
 	*ip = BPF_CORE_READ(regs, ip);
 	*sp = BPF_CORE_READ(regs, sp);

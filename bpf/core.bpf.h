@@ -86,7 +86,7 @@ static __always_inline void raise_max(volatile __u64 *max, __u64 value)
 }
 
 static __always_inline struct lock_stats *lock_stats_of(struct counters *c,
-							 const struct lock_key *key)
+							const struct lock_key *key)
 {
 	struct lock_stats *stats = bpf_map_lookup_elem(&locks, key);
 
@@ -234,26 +234,26 @@ static __always_inline enum outcome outcome_of_pointer(__u64 ret)
  * LOCK_FN(fn, kind, nargs, outcome): a slow path, entered when the lock is contended, left with
  * the lock or with an error. One line per function makes its four programs; the plan picks.
  */
-#define LOCK_FN(fn, kind, nargs, outcome)                                                          \
-	SEC("?fentry/" #fn)                                                                        \
-	int fn##__fentry(__u64 *ctx)                                                               \
-	{                                                                                          \
-		return wait_begin(ctx, ctx[0], kind, WAIT_KERNEL);                                 \
-	}                                                                                          \
-	SEC("?fexit/" #fn)                                                                         \
-	int fn##__fexit(__u64 *ctx)                                                                \
-	{                                                                                          \
-		return wait_end(ctx[0], outcome(fexit_return(ctx, nargs)), WAIT_KERNEL);           \
-	}                                                                                          \
-	SEC("?kprobe/" #fn)                                                                        \
-	int fn##__kprobe(struct pt_regs *ctx)                                                      \
-	{                                                                                          \
-		return wait_begin(ctx, PT_REGS_PARM1(ctx), kind, WAIT_KERNEL);                     \
-	}                                                                                          \
-	SEC("?kretprobe/" #fn)                                                                     \
-	int fn##__kretprobe(struct pt_regs *ctx)                                                   \
-	{                                                                                          \
-		return wait_end(0, outcome(PT_REGS_RC(ctx)), WAIT_KERNEL);                         \
+#define LOCK_FN(fn, kind, nargs, outcome) \
+	SEC("?fentry/" #fn) \
+	int fn##__fentry(__u64 *ctx) \
+	{ \
+		return wait_begin(ctx, ctx[0], kind, WAIT_KERNEL); \
+	} \
+	SEC("?fexit/" #fn) \
+	int fn##__fexit(__u64 *ctx) \
+	{ \
+		return wait_end(ctx[0], outcome(fexit_return(ctx, nargs)), WAIT_KERNEL); \
+	} \
+	SEC("?kprobe/" #fn) \
+	int fn##__kprobe(struct pt_regs *ctx) \
+	{ \
+		return wait_begin(ctx, PT_REGS_PARM1(ctx), kind, WAIT_KERNEL); \
+	} \
+	SEC("?kretprobe/" #fn) \
+	int fn##__kretprobe(struct pt_regs *ctx) \
+	{ \
+		return wait_end(0, outcome(PT_REGS_RC(ctx)), WAIT_KERNEL); \
 	}
 
 #define outcome_of_void(ret) ACQUIRED

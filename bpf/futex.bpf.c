@@ -61,26 +61,26 @@ static __always_inline int woke(__u64 uaddr, __u64 ret)
 	return 0;
 }
 
-#define FUTEX_WAIT_FN(fn, kind, nargs)                                                             \
-	SEC("?fentry/" #fn)                                                                        \
-	int fn##__fentry(__u64 *ctx)                                                               \
-	{                                                                                          \
-		return wait_begin(ctx, ctx[0], kind, WAIT_FUTEX);                                  \
-	}                                                                                          \
-	SEC("?fexit/" #fn)                                                                         \
-	int fn##__fexit(__u64 *ctx)                                                                \
-	{                                                                                          \
-		return wait_end(ctx[0], futex_outcome(fexit_return(ctx, nargs)), WAIT_FUTEX);      \
-	}                                                                                          \
-	SEC("?kprobe/" #fn)                                                                        \
-	int fn##__kprobe(struct pt_regs *ctx)                                                      \
-	{                                                                                          \
-		return wait_begin(ctx, PT_REGS_PARM1(ctx), kind, WAIT_FUTEX);                      \
-	}                                                                                          \
-	SEC("?kretprobe/" #fn)                                                                     \
-	int fn##__kretprobe(struct pt_regs *ctx)                                                   \
-	{                                                                                          \
-		return wait_end(0, futex_outcome(PT_REGS_RC(ctx)), WAIT_FUTEX);                    \
+#define FUTEX_WAIT_FN(fn, kind, nargs) \
+	SEC("?fentry/" #fn) \
+	int fn##__fentry(__u64 *ctx) \
+	{ \
+		return wait_begin(ctx, ctx[0], kind, WAIT_FUTEX); \
+	} \
+	SEC("?fexit/" #fn) \
+	int fn##__fexit(__u64 *ctx) \
+	{ \
+		return wait_end(ctx[0], futex_outcome(fexit_return(ctx, nargs)), WAIT_FUTEX); \
+	} \
+	SEC("?kprobe/" #fn) \
+	int fn##__kprobe(struct pt_regs *ctx) \
+	{ \
+		return wait_begin(ctx, PT_REGS_PARM1(ctx), kind, WAIT_FUTEX); \
+	} \
+	SEC("?kretprobe/" #fn) \
+	int fn##__kretprobe(struct pt_regs *ctx) \
+	{ \
+		return wait_end(0, futex_outcome(PT_REGS_RC(ctx)), WAIT_FUTEX); \
 	}
 
 FUTEX_WAIT_FN(futex_wait, KIND_FUTEX, cfg.futex_wait_nargs)

@@ -146,36 +146,36 @@ static __always_inline int call_ends(__u32 function, __u32 kind, bool got_it)
 #define acquired_if_true(ret) ((__s32)(ret) != 0)
 
 /* `number` tells the functions apart that one task may be inside of at once. */
-#define ACQUIRE_FN(number, fn, kind, got_it)                                                       \
-	SEC("?fexit/" #fn)                                                                         \
-	int fn##__fexit(__u64 *ctx)                                                                \
-	{                                                                                          \
-		if (!(got_it(ctx[1])))                                                             \
-			return 0;                                                                  \
-		return acquired(ctx[0], kind);                                                     \
-	}                                                                                          \
-	SEC("?kprobe/" #fn)                                                                        \
-	int fn##__kprobe(struct pt_regs *ctx)                                                      \
-	{                                                                                          \
-		return call_begins(PT_REGS_PARM1(ctx), number);                                    \
-	}                                                                                          \
-	SEC("?kretprobe/" #fn)                                                                     \
-	int fn##__kretprobe(struct pt_regs *ctx)                                                   \
-	{                                                                                          \
-		return call_ends(number, kind, got_it(PT_REGS_RC(ctx)));                           \
+#define ACQUIRE_FN(number, fn, kind, got_it) \
+	SEC("?fexit/" #fn) \
+	int fn##__fexit(__u64 *ctx) \
+	{ \
+		if (!(got_it(ctx[1]))) \
+			return 0; \
+		return acquired(ctx[0], kind); \
+	} \
+	SEC("?kprobe/" #fn) \
+	int fn##__kprobe(struct pt_regs *ctx) \
+	{ \
+		return call_begins(PT_REGS_PARM1(ctx), number); \
+	} \
+	SEC("?kretprobe/" #fn) \
+	int fn##__kretprobe(struct pt_regs *ctx) \
+	{ \
+		return call_ends(number, kind, got_it(PT_REGS_RC(ctx))); \
 	}
 
 /* Stamped at the entry of the release: the hold is short by the release's own body. */
-#define RELEASE_FN(fn, kind)                                                                       \
-	SEC("?fentry/" #fn)                                                                        \
-	int fn##__fentry(__u64 *ctx)                                                               \
-	{                                                                                          \
-		return released(ctx[0], kind);                                                     \
-	}                                                                                          \
-	SEC("?kprobe/" #fn)                                                                        \
-	int fn##__kprobe(struct pt_regs *ctx)                                                      \
-	{                                                                                          \
-		return released(PT_REGS_PARM1(ctx), kind);                                         \
+#define RELEASE_FN(fn, kind) \
+	SEC("?fentry/" #fn) \
+	int fn##__fentry(__u64 *ctx) \
+	{ \
+		return released(ctx[0], kind); \
+	} \
+	SEC("?kprobe/" #fn) \
+	int fn##__kprobe(struct pt_regs *ctx) \
+	{ \
+		return released(PT_REGS_PARM1(ctx), kind); \
 	}
 
 #endif

@@ -41,35 +41,35 @@ enum lock_kind {
  * Whatever happened and is not in the numbers. The name is the one users see; the comment is what
  * it means. User space adds reasons only it can know (recursion misses, unsymbolized frames).
  */
-#define LOSS_REASONS(X)                                                                            \
-	X(SITES_MAP_FULL, sites_map_full)                                                          \
-	X(LOCKS_MAP_FULL, locks_map_full)                                                          \
-	X(STACKS_MAP_FULL, stacks_map_full)                                                        \
-	X(WAITS_MAP_FULL, waits_map_full)                                                          \
-	X(HELD_MAP_FULL, held_map_full)                                                            \
-	X(HOLDS_MAP_FULL, holds_map_full)                                                          \
-	X(TARGETS_MAP_FULL, targets_map_full)                                                      \
-	X(RING_BUFFER_FULL, ring_buffer_full)                                                      \
-	X(KERNEL_STACK_FAILED, kernel_stack_failed)                                                \
-	X(USER_STACK_FAILED, user_stack_failed)                                                    \
-	X(STACK_SCRATCH_RACED, stack_scratch_raced)                                                \
-	X(STACK_TRUNCATED, stack_truncated)                                                        \
-	X(UNWIND_NO_TABLE, unwind_no_table)                                                        \
-	X(UNWIND_NO_RULE, unwind_no_rule)                                                          \
-	X(UNWIND_READ_FAILED, unwind_read_failed)                                                  \
-	X(UNPAIRED_BEGIN, unpaired_begin)                                                          \
-	X(UNPAIRED_END, unpaired_end)                                                              \
-	X(SPIN_IN_LOCKPROF, spin_in_lockprof)                                                      \
-	X(SPIN_TOO_DEEP, spin_too_deep)                                                            \
-	X(LOST_RELEASE, lost_release)                                                              \
-	X(UNMATCHED_RELEASE, unmatched_release)                                                    \
+#define LOSS_REASONS(X) \
+	X(SITES_MAP_FULL, sites_map_full) \
+	X(LOCKS_MAP_FULL, locks_map_full) \
+	X(STACKS_MAP_FULL, stacks_map_full) \
+	X(WAITS_MAP_FULL, waits_map_full) \
+	X(HELD_MAP_FULL, held_map_full) \
+	X(HOLDS_MAP_FULL, holds_map_full) \
+	X(TARGETS_MAP_FULL, targets_map_full) \
+	X(RING_BUFFER_FULL, ring_buffer_full) \
+	X(KERNEL_STACK_FAILED, kernel_stack_failed) \
+	X(USER_STACK_FAILED, user_stack_failed) \
+	X(STACK_SCRATCH_RACED, stack_scratch_raced) \
+	X(STACK_TRUNCATED, stack_truncated) \
+	X(UNWIND_NO_TABLE, unwind_no_table) \
+	X(UNWIND_NO_RULE, unwind_no_rule) \
+	X(UNWIND_READ_FAILED, unwind_read_failed) \
+	X(UNPAIRED_BEGIN, unpaired_begin) \
+	X(UNPAIRED_END, unpaired_end) \
+	X(SPIN_IN_LOCKPROF, spin_in_lockprof) \
+	X(SPIN_TOO_DEEP, spin_too_deep) \
+	X(LOST_RELEASE, lost_release) \
+	X(UNMATCHED_RELEASE, unmatched_release) \
 	X(COMPAT_FUTEX, compat_futex)
 
 enum loss_reason {
 #define X(upper, lower) LOSS_##upper,
 	LOSS_REASONS(X)
 #undef X
-	LOSS_COUNT,
+	    LOSS_COUNT,
 };
 
 /* Events that are not losses, counted so that an empty profile explains itself. */

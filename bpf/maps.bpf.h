@@ -13,13 +13,13 @@
 #include <bpf/bpf_helpers.h>
 #include "lockprof.h"
 
-#define HASH_MAP(name, key_type, value_type)                                                       \
-	struct name##_map {                                                                        \
-		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
-		__uint(max_entries, 1024);                                                         \
-		__type(key, key_type);                                                             \
-		__type(value, value_type);                                                         \
-	};                                                                                         \
+#define HASH_MAP(name, key_type, value_type) \
+	struct name##_map { \
+		__uint(type, BPF_MAP_TYPE_HASH); \
+		__uint(max_entries, 1024); \
+		__type(key, key_type); \
+		__type(value, value_type); \
+	}; \
 	extern struct name##_map name SEC(".maps")
 
 HASH_MAP(sites, struct site_key, struct site_stats);

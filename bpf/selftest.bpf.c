@@ -42,4 +42,3 @@ int stack__selftest(struct bpf_raw_tracepoint_args *ctx)
 	keep_stack(c, s, owner, &is_new);
 	return 0;
 }
-

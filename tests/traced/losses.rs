@@ -52,7 +52,9 @@ fn a_wait_that_began_before_the_profile_is_an_unpaired_end() {
         .iter()
         .any(|hook| hook["function"] == "sys_exit" && hook["backend"] == "tracepoint");
     let expected = if ends_are_seen { 2 } else { 0 };
-    assert_eq!(report.loss("unpaired_end"), expected, "{}", report.table);
+    // More is possible: a spin wait that began while lockprof was at work on that CPU has an end too.
+    let counted = report.loss("unpaired_end");
+    assert!(counted >= expected && (expected > 0 || counted == 0), "{counted}\n{}", report.table);
 }
 
 #[test]

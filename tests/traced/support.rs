@@ -226,15 +226,6 @@ pub fn wait(child: &mut Child, what: &str) -> ExitStatus {
     }
 }
 
-/// Waits until `condition` holds.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 pub struct Report {
     pub json: Value,
     pub table: String,

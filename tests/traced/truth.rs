@@ -17,13 +17,13 @@ fn truth_row<'t>(truth: &'t Value, kind: &str) -> Vec<&'t Value> {
         .filter(|row| row["kind"] == kind)
         .collect();
     assert!(!rows.is_empty(), "the workload made no {kind}");
-    assert!(rows.iter().all(|row| row["unproven"] == 0), "the workload is not sure: {truth}");
     rows
 }
 
 /// The row of `kind` agrees with the truth: count, total, extremes, percentiles, histogram.
 fn agrees(truth: &Value, report: &Report, truth_kind: &str, kind: &str) {
     let rows = truth_row(truth, truth_kind);
+    assert!(rows.iter().all(|row| row["unproven"] == 0), "the workload is not sure: {truth}");
     let sum = |field| rows.iter().map(|row| number(row, field)).sum::<u64>();
     let lock = if kind.starts_with("futex") { report.futex(truth) } else { report.lock(kind) };
     assert_eq!(lock["type"], kind);
@@ -163,10 +163,22 @@ fn i_rwsem_write_waits_match_the_truth_and_the_caller() {
 
 #[test]
 fn reader_wait_is_charged_to_the_read_side() {
-    if let Some((truth, report)) = check("rwsem-read", Family::Rwsem, "rwsem:R", "rwsem:R") {
+    let (truth, report) = profile_scenario(&scenario("rwsem-read"), &[]);
+    if !should_see(Family::Rwsem) {
+        assert!(report.locks("rwsem:R").is_empty() && report.says_blind("rwsem"), "{}", report.table);
+        return;
+    }
+    agrees(&truth, &report, "rwsem:W", "rwsem:W");
+    let passed = truth["locks"].as_array().expect("locks").iter().any(|row| row["unproven"] != 0);
+    if passed {
+        // 5.10's readers spin, and may take a lock that readers hold past a queued writer
+        // (rwsem_optimistic_spin; removed in 5.11 with reader optimistic spinning, 617f3ef95177).
+        assert!(kernel() < (5, 11), "{truth}");
+    } else {
+        agrees(&truth, &report, "rwsem:R", "rwsem:R");
+        only_the_target_appears(&report, truth["pid"].as_u64().expect("a pid"));
         call_site_is_one_of(&report, "rwsem:R", &["iterate_dir"]);
         call_site_is_one_of(&report, "rwsem:W", &["path_openat", "lookup_open"]);
-        agrees(&truth, &report, "rwsem:W", "rwsem:W");
         assert_eq!(
             report.lock("rwsem:R")["addr"],
             report.lock("rwsem:W")["addr"],
