@@ -186,7 +186,8 @@ fn a_duration_ends_the_profile() {
 
 #[test]
 fn a_command_that_outlives_the_duration_is_reported_first_and_then_waited_for() {
-    let profiler = Profiler::start(&["100ms", "--", "sh", "-c", "sleep 1; exit 3"]);
+    let until_reported = "while ! [ -s @REPORT@ ]; do sleep 0.05; done; exit 3";
+    let profiler = Profiler::start(&["100ms", "--", "sh", "-c", until_reported]);
     let report = profiler.finish();
     assert_eq!(report.json["meta"]["ended_by"], "duration");
     assert!(report.json["target"]["exit_status"].is_null(), "not known when the report was written");

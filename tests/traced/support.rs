@@ -169,14 +169,14 @@ pub struct Profiler {
 }
 
 impl Profiler {
-    /// Returns when every hook is in place.
+    /// Returns when every hook is in place. `@REPORT@` in an argument is the report's path.
     pub fn start(args: &[&str]) -> Profiler {
         let report = scratch("report.json");
         let mut child = lockprof()
             .args(method_args())
             .arg("--json")
             .arg(&report)
-            .args(args)
+            .args(args.iter().map(|arg| arg.replace("@REPORT@", &report.display().to_string())))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
