@@ -27,6 +27,7 @@ unit:
 native:
 	cargo test --lib -- --ignored
 	cargo test --test traced
+	cargo test --test unwind
 
 # Root is not needed, QEMU is: 5.10, 6.1, 6.12 and 7.x under software emulation.
 guests:

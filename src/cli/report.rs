@@ -75,6 +75,7 @@ impl Outputs {
         if self.table {
             let render: Render = |profile, options, out| {
                 render::table::render(profile, options, out)?;
+                writeln!(out)?;
                 render::histogram::render(profile, options, out)?;
                 Ok(())
             };

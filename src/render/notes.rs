@@ -69,8 +69,13 @@ pub(super) fn write_header(profile: &Profile, columns: usize, out: &mut dyn Writ
         hooks.push("none".to_string());
     }
     let events = &profile.events;
+    // FUTEX_WAIT finds the word changed and returns: begun, and neither ended nor in flight.
+    let at_once = match events.futex_retries {
+        0 => String::new(),
+        n => format!(", {} returned at once", count(n)),
+    };
     let numbers = format!(
-        "Hooks: {}. Events seen: {}. Waits: {} begun, {} ended, {} in all.",
+        "Hooks: {}. Events seen: {}. Waits: {} begun, {} ended{at_once}, {} in all.",
         hooks.join(", "),
         count(events.events_seen),
         count(events.waits_begun),

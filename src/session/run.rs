@@ -103,7 +103,9 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         }
     };
     let with_tables = config.user_stacks == UserStacks::Tables;
-    let mut onlookers = Onlookers::new(with_tables.then(|| Tables::new(UNWIND_ROWS as usize)));
+    // The whole system maps far more files than one program does.
+    let rows = if config.scope == Scope::System { 4 * UNWIND_ROWS } else { UNWIND_ROWS };
+    let mut onlookers = Onlookers::new(with_tables.then(|| Tables::new(rows as usize)));
     // Reading their tables can take a while, and so can loading: as much as can be before the load.
     let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
     if !matches!(config.scope, Scope::Pids(_)) {
@@ -116,7 +118,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         map_entries: config.map_entries,
         notice_bytes: config.notice_bytes,
         user_stacks: config.user_stacks,
-        unwind_rows: if with_tables { UNWIND_ROWS } else { 1 },
+        unwind_rows: if with_tables { rows } else { 1 },
         unwind_processes: match &config.scope {
             _ if !with_tables => 1,
             Scope::Pids(pids) => pids.len() as u32,

@@ -104,6 +104,8 @@ fn pthread_mutex_waits_match_the_truth_and_rank_first() {
 #[test]
 fn rust_mutex_waits_by_wait_bitset_match_the_truth() {
     if let Some((truth, report)) = check("rust-mutex", Family::Futex, "futex", "futex") {
+        let site = report.futex(&truth)["call_site"].as_str().expect("a call site");
+        assert!(site.contains("wait_for_rust_mutex"), "{site}\n{}", report.table);
         let wakes = &report.futex(&truth)["wakes"];
         assert!(number(wakes, "woken") >= 9, "every waiter was woken by somebody: {wakes}");
     }
