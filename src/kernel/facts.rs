@@ -76,14 +76,6 @@ impl Facts {
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
     }
 
-    /// Whether kprobe.multi can wait for returns of functions that sleep.
-    ///
-    /// Before 6.14 (4346ba160409, fprobe on the function graph tracer) its return probes come from
-    /// a pool of a few per CPU: the waiters of a busy lock use it up and the others' ends are lost.
-    pub fn kprobe_multi_sees_every_return(&self) -> bool {
-        self.kprobe_multi.works() && self.version() >= (6, 14)
-    }
-
     /// Looks at the running kernel. `functions` and `tracepoints` are the ones somebody may want to hook.
     pub fn gather(functions: &[&str], tracepoints: &[&str]) -> Result<Facts> {
         let btf = Btf::from_vmlinux().ok();

@@ -19,7 +19,7 @@ fn full_maps_are_counted_and_shown() {
     let contended: u64 = report.locks("futex").iter().map(|lock| number(lock, "contended")).sum();
     let made: u64 =
         truth["locks"].as_array().expect("locks").iter().map(|row| number(row, "contended")).sum();
-    let lost = report.loss("sites_map_full") + report.loss("waits_map_full");
+    let lost = report.loss("sites_map_full") + report.loss("waits_map_full") + report.skipped_runs();
     assert!(contended + lost >= made, "{contended} counted, {lost} lost, {made} made");
 }
 
@@ -54,7 +54,8 @@ fn a_wait_that_began_before_the_profile_is_an_unpaired_end() {
     let expected = if ends_are_seen { 2 } else { 0 };
     // More is possible: a spin wait that began while lockprof was at work on that CPU has an end too.
     let counted = report.loss("unpaired_end");
-    assert!(counted >= expected && (expected > 0 || counted == 0), "{counted}\n{}", report.table);
+    assert!(counted + report.skipped_runs() >= expected, "{counted}\n{}", report.table);
+    assert!(expected > 0 || counted <= report.skipped_runs(), "{counted}\n{}", report.table);
 }
 
 #[test]

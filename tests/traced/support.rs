@@ -269,6 +269,22 @@ impl Report {
         losses.iter().find(|loss| loss["reason"] == reason)?["count"].as_u64()
     }
 
+    /// Program runs the kernel skipped, each of which can cost one wait, begin or end.
+    ///
+    /// fentry, kprobe.multi and (7.x) raw tracepoint programs can be preempted; while one is, the
+    /// same program does not run for another task on that CPU. Under software emulation a program
+    /// takes milliseconds and this happens; 0 is usual, and then counts must be equal.
+    pub fn skipped_runs(&self) -> u64 {
+        self.loss("recursion_misses")
+    }
+
+    /// `field` of a row says `truth`, less what the kernel is known to have skipped.
+    pub fn assert_counted(&self, row: &Value, field: &str, truth: u64) {
+        let got = number(row, field);
+        let least = truth.saturating_sub(self.skipped_runs());
+        assert!((least..=truth).contains(&got), "{field} is {got}, truth {truth}\n{}", self.table);
+    }
+
     /// Some hook is said to be blind for the family, or a tracepoint to serve it.
     pub fn says_blind(&self, family: &str) -> bool {
         let plan = self.json["plan"].as_array().expect("plan is a list");
