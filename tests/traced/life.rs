@@ -96,12 +96,7 @@ fn several_processes_are_traced_together() {
         return;
     }
     for truth in truths {
-        let pid = &truth["pid"];
-        let lock = report
-            .locks("futex")
-            .into_iter()
-            .find(|lock| lock["pid"] == *pid && lock["addr"] == truth["locks"][0]["addr"]);
-        assert_eq!(number(lock.expect("both processes' locks are there"), "contended"), 2);
+        report.assert_counted(report.futex(&truth), "contended", 2);
     }
 }
 
