@@ -66,7 +66,7 @@ pub fn kernel() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// This project's own machine has neither fentry nor kprobes (README, "The machine").
+/// The machine this is developed on has neither fentry nor kprobes.
 pub fn only_tracepoints() -> bool {
     !std::path::Path::new("/sys/bus/event_source/devices/kprobe").exists()
 }
