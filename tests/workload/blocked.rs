@@ -1,8 +1,8 @@
 //! Proof that a thread is blocked in the lock it is meant to wait for.
 //!
-//! `/proc/self/task/TID/syscall` answers with numbers only when the thread is off the CPU; together with the
+//! `/proc/TID/syscall` answers with numbers only when the thread is off the CPU; together with the
 //! state in `stat` and, for a futex, the address in the first argument, that is a proof. For kernel locks
-//! `/proc/self/task/TID/stack` (root only) also tells which kernel function waits.
+//! `/proc/TID/stack` (root only) also tells which kernel function waits.
 
 use std::fs;
 use std::ops::Range;
@@ -18,6 +18,11 @@ pub enum WaitsIn {
     Futex(Range<u64>),
     /// Uninterruptibly, inside this system call: a kernel mutex or rwsem.
     KernelLock(libc::c_long),
+    /// The same, and no kernel function on its stack has this text in its name: for a lock whose slow path
+    /// sleeps for something else first.
+    KernelLockNotIn(libc::c_long, &'static str),
+    /// Interruptibly, inside this system call: the waits that a signal can end.
+    Interruptible(libc::c_long),
 }
 
 /// What was seen of a thread that is provably blocked.
@@ -42,13 +47,18 @@ impl WaitsIn {
                 there.then_some(Sighting { futex: Some(first), kernel_caller: None })
             }
             WaitsIn::KernelLock(wanted) => {
-                if number != *wanted || state != 'D' {
-                    return None;
-                }
-                // Most kernels leave the lock functions themselves out of the file; skip them on the others.
-                let frames = read(tid, "stack").map(|stack| frames(&stack)).unwrap_or_default();
-                let caller = frames.into_iter().find(|frame| !is_lock_function(frame));
-                Some(Sighting { futex: None, kernel_caller: caller })
+                let there = number == *wanted && state == 'D';
+                there.then(|| Sighting { futex: None, kernel_caller: lock_caller(kernel_stack(tid)) })
+            }
+            WaitsIn::KernelLockNotIn(wanted, unwanted) => {
+                let frames = kernel_stack(tid);
+                let elsewhere = frames.is_empty() || frames.iter().any(|frame| frame.contains(unwanted));
+                let there = number == *wanted && state == 'D' && !elsewhere;
+                there.then(|| Sighting { futex: None, kernel_caller: lock_caller(frames) })
+            }
+            WaitsIn::Interruptible(wanted) => {
+                let there = number == *wanted && state == 'S';
+                there.then(|| Sighting { futex: None, kernel_caller: lock_caller(kernel_stack(tid)) })
             }
         }
     }
@@ -80,8 +90,19 @@ pub fn await_blocked(
     }
 }
 
+/// The kernel functions that a thread off the CPU is in, innermost first; empty if the kernel does not tell.
+pub fn kernel_stack(tid: i32) -> Vec<String> {
+    read(tid, "stack").map(|stack| frames(&stack)).unwrap_or_default()
+}
+
+/// Most kernels leave the lock functions themselves out of the file; skip them on the others.
+fn lock_caller(frames: Vec<String>) -> Option<String> {
+    frames.into_iter().find(|frame| !is_lock_function(frame))
+}
+
 fn read(tid: i32, file: &str) -> Option<String> {
-    fs::read_to_string(format!("/proc/self/task/{tid}/{file}")).ok()
+    // Not /proc/self/task: a waiter may be a process of its own.
+    fs::read_to_string(format!("/proc/{tid}/{file}")).ok()
 }
 
 /// The state letter: it follows the command name, which may itself contain spaces and parentheses.
@@ -102,13 +123,14 @@ fn frames(stack: &str) -> Vec<String> {
 
 /// Functions of the lock implementations themselves (also those of PREEMPT_RT) and of the scheduler.
 fn is_lock_function(name: &str) -> bool {
-    const PREFIXES: [&str; 11] = [
+    const PREFIXES: [&str; 12] = [
         "mutex_lock",
         "__mutex_lock",
         "rwsem_",
-        "down_read",
-        "down_write",
-        "__down_",
+        "percpu_",
+        "__percpu_",
+        "down",
+        "__down",
         "rt_mutex_",
         "__rt_mutex_",
         "rwbase_",

@@ -7,7 +7,6 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
@@ -15,6 +14,7 @@ use crate::blocked::{self, Sighting, WaitsIn};
 use crate::clock;
 use crate::event::Event;
 use crate::truth::{Attempt, Tally};
+use crate::{GateAt, Options};
 
 /// What a thread does in each round; it times its own wait.
 pub type Job = Box<dyn FnMut() -> Result<Attempt> + Send>;
@@ -77,15 +77,39 @@ impl Member {
         self.shared.go.signal()
     }
 
+    pub fn has_finished(&self) -> bool {
+        self.shared.finished.load(Ordering::Acquire)
+    }
+
     /// `None`: the member finished without ever being seen blocked.
     pub fn await_blocked(&self, place: &WaitsIn) -> Result<Option<Sighting>> {
-        blocked::await_blocked(self.tid(), &self.name, place, clock::deadline(), || {
-            self.shared.finished.load(Ordering::Acquire)
-        })
+        blocked::await_blocked(self.tid(), &self.name, place, clock::deadline(), || self.has_finished())
+    }
+
+    /// For jobs of a length that somebody chose.
+    pub fn await_done_without_limit(&self) -> Result<Attempt> {
+        self.shared.done.wait()?;
+        self.result()
+    }
+
+    /// Waits until the member has done its job, and leaves the result to `await_done`.
+    pub fn await_finished(&self) -> Result<()> {
+        let deadline = clock::deadline();
+        while !self.has_finished() {
+            if std::time::Instant::now() > deadline {
+                return Err(anyhow!("gave up waiting for {} to finish", self.name));
+            }
+            clock::poll_pause();
+        }
+        Ok(())
     }
 
     pub fn await_done(&self) -> Result<Attempt> {
         self.shared.done.wait_until(clock::deadline(), &format!("{} to finish", self.name))?;
+        self.result()
+    }
+
+    fn result(&self) -> Result<Attempt> {
         let result = self.shared.result.lock().unwrap_or_else(PoisonError::into_inner).take();
         result.unwrap_or_else(|| Err(anyhow!("no result"))).with_context(|| self.name.clone())
     }
@@ -109,6 +133,10 @@ pub trait Hold {
     }
     /// Returns when the holder, which has been started, provably holds the lock.
     fn await_held(&mut self) -> Result<()>;
+    /// Runs when the chosen time has passed, before the holder lets go.
+    fn before_release(&mut self, _waiters: &[Waiter]) -> Result<()> {
+        Ok(())
+    }
     /// Makes the holder let go.
     fn release(&mut self) -> Result<()>;
     /// Runs after everybody is through.
@@ -171,9 +199,19 @@ pub struct Crew<H: Hold> {
 impl<H: Hold> Crew<H> {
     /// The holder holds and every waiter is blocked when this returns.
     pub fn block(&mut self) -> Result<()> {
+        self.hold()?;
+        self.queue()
+    }
+
+    /// The holder holds when this returns.
+    fn hold(&mut self) -> Result<()> {
         self.hold.prepare()?;
         self.holder.start()?;
-        self.hold.await_held()?;
+        self.hold.await_held()
+    }
+
+    /// Every waiter is blocked when this returns.
+    fn queue(&mut self) -> Result<()> {
         for waiter in &mut self.waiters {
             waiter.member.start()?;
             let sighting = waiter.member.await_blocked(&waiter.place)?;
@@ -188,6 +226,7 @@ impl<H: Hold> Crew<H> {
 
     /// Ends the round that `block` began and adds its waits to the tallies.
     pub fn unblock(&mut self) -> Result<()> {
+        self.hold.before_release(&self.waiters)?;
         self.hold.release()?;
         self.holder.await_done()?;
         for waiter in &mut self.waiters {
@@ -201,13 +240,22 @@ impl<H: Hold> Crew<H> {
         self.hold.clean_up()
     }
 
-    pub fn run(&mut self, rounds: u64, hold: Duration) -> Result<()> {
-        for round in 0..rounds {
-            self.block().with_context(|| format!("round {round}"))?;
-            std::thread::sleep(hold);
-            self.unblock().with_context(|| format!("round {round}"))?;
+    pub fn run(&mut self, options: &Options) -> Result<()> {
+        (0..options.rounds)
+            .try_for_each(|round| self.round(round, options).with_context(|| format!("round {round}")))
+    }
+
+    fn round(&mut self, round: u64, options: &Options) -> Result<()> {
+        self.hold()?;
+        if round == 0 {
+            options.pass_gate_at(GateAt::Held)?;
         }
-        Ok(())
+        self.queue()?;
+        if round == 0 {
+            options.pass_gate_at(GateAt::Blocked)?;
+        }
+        std::thread::sleep(options.hold());
+        self.unblock()
     }
 
     pub fn dismiss(self) -> Result<()> {

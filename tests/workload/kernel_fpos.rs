@@ -72,7 +72,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         )?);
     }
     let mut crew = Crew { hold: FileHold { page, file }, holder, waiters };
-    crew.run(options.rounds, options.hold())?;
+    crew.run(options)?;
     let locks = vec![row("mutex", "file.f_pos_lock", crew.waiters.iter())];
     crew.dismiss()?;
     Ok(options.outcome(locks))

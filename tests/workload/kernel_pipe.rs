@@ -115,7 +115,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     }
     let hold = PipeHold { page, pipe, scratch: UserBuffer::mapped()?, level };
     let mut crew = Crew { hold, holder, waiters };
-    crew.run(options.rounds, options.hold())?;
+    crew.run(options)?;
 
     let mut locks = Vec::new();
     for writers in [true, false] {

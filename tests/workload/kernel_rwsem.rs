@@ -12,7 +12,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 
 use crate::Options;
 use crate::blocked::WaitsIn;
-use crate::crew::{Crew, Hold, Member, Waiter};
+use crate::crew::{Crew, Hold, Job, Member, Waiter};
 use crate::kernel::{TmpfsDir, c_path, row, timed};
 use crate::truth::Outcome;
 use crate::userfault::{FaultPage, UserBuffer};
@@ -37,13 +37,13 @@ pub fn run_write(options: &Options) -> Result<Outcome> {
         waiters.push(Waiter::spawn(&format!("file-writer-{index}"), place, job)?);
     }
     let mut crew = Crew { hold: page, holder, waiters };
-    crew.run(options.rounds, options.hold())?;
+    crew.run(options)?;
     let locks = vec![row("rwsem:W", "inode.i_rwsem", crew.waiters.iter())];
     crew.dismiss()?;
     Ok(options.outcome(locks))
 }
 
-fn pwrite_job(file: Arc<File>, from: UserBuffer) -> crate::crew::Job {
+fn pwrite_job(file: Arc<File>, from: UserBuffer) -> Job {
     Box::new(move || {
         // SAFETY: `from` is a whole page; 64 bytes of it are read.
         let write = || unsafe { libc::pwrite(file.as_raw_fd(), from.ptr(), 64, 0) as i64 };
@@ -57,7 +57,7 @@ struct Listing {
 }
 
 impl Listing {
-    fn job(self: &Arc<Listing>, to: UserBuffer) -> crate::crew::Job {
+    fn job(self: &Arc<Listing>, to: UserBuffer) -> Job {
         let listing = Arc::clone(self);
         Box::new(move || {
             let fd = listing.fd.load(Ordering::Acquire);
@@ -68,7 +68,7 @@ impl Listing {
     }
 }
 
-struct DirectoryHold {
+pub struct DirectoryHold {
     page: FaultPage,
     dir: PathBuf,
     listings: Vec<Arc<Listing>>,
@@ -76,6 +76,29 @@ struct DirectoryHold {
     open: Vec<File>,
     /// What the creator makes in each round.
     created: PathBuf,
+}
+
+impl DirectoryHold {
+    /// With the job of the holder.
+    pub fn new(dir: &TmpfsDir, created: PathBuf) -> Result<(DirectoryHold, Job)> {
+        let page = FaultPage::new()?;
+        let stop = page.buffer();
+        let dir = dir.path().to_path_buf();
+        let mut hold = DirectoryHold { page, dir, listings: Vec::new(), open: Vec::new(), created };
+        let job = hold.listing_job(stop);
+        Ok((hold, job))
+    }
+
+    /// Lists the directory once in each round.
+    fn listing_job(&mut self, to: UserBuffer) -> Job {
+        let listing = Arc::new(Listing { fd: AtomicI32::new(-1) });
+        self.listings.push(Arc::clone(&listing));
+        listing.job(to)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
 }
 
 impl Hold for DirectoryHold {
@@ -105,25 +128,17 @@ impl Hold for DirectoryHold {
 
 pub fn run_read(options: &Options) -> Result<Outcome> {
     let dir = TmpfsDir::new()?;
-    let page = FaultPage::new()?;
-    let mut listings = Vec::new();
-    let mut new_listing = || {
-        let listing = Arc::new(Listing { fd: AtomicI32::new(-1) });
-        listings.push(Arc::clone(&listing));
-        listing
-    };
-    let holder = Member::spawn("holder", new_listing().job(page.buffer()))?;
     let created = dir.path().join("created");
     let mut waiters = vec![creator(&created)?];
+    let (mut hold, listing) = DirectoryHold::new(&dir, created)?;
+    let holder = Member::spawn("holder", listing)?;
     for index in 0..options.waiters {
         let place = WaitsIn::KernelLock(libc::SYS_getdents64);
-        let job = new_listing().job(UserBuffer::mapped()?);
+        let job = hold.listing_job(UserBuffer::mapped()?);
         waiters.push(Waiter::spawn(&format!("dir-lister-{index}"), place, job)?);
     }
-    let dir_path = dir.path().to_path_buf();
-    let hold = DirectoryHold { page, dir: dir_path, listings, open: Vec::new(), created };
     let mut crew = Crew { hold, holder, waiters };
-    crew.run(options.rounds, options.hold())?;
+    crew.run(options)?;
     let locks = vec![
         row("rwsem:W", "inode.i_rwsem", crew.waiters.iter().take(1)),
         row("rwsem:R", "inode.i_rwsem", crew.waiters.iter().skip(1)),
@@ -133,10 +148,10 @@ pub fn run_read(options: &Options) -> Result<Outcome> {
 }
 
 /// Waits for writing. Its wait ends a few microseconds after it has the lock, when the file exists.
-fn creator(path: &std::path::Path) -> Result<Waiter> {
+pub fn creator(path: &Path) -> Result<Waiter> {
     let path = c_path(path)?;
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_CLOEXEC;
-    let job: crate::crew::Job = Box::new(move || {
+    let job: Job = Box::new(move || {
         // SAFETY: the path is NUL-terminated. openat by number: libc's open() is not the same call everywhere.
         let create =
             || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o600) as i64 };

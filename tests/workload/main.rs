@@ -5,12 +5,20 @@
 mod blocked;
 mod busy;
 mod clock;
+mod count_calls;
 mod crew;
 mod event;
+mod file_locks;
 mod kernel;
+mod kernel_console;
 mod kernel_fpos;
+mod kernel_killed;
+mod kernel_percpu;
 mod kernel_pipe;
 mod kernel_rwsem;
+mod kernel_spin;
+mod kernel_tty;
+mod perf;
 mod pthread;
 mod rust_std;
 mod swarm;
@@ -22,7 +30,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 
@@ -42,14 +50,36 @@ enum Scenario {
     RwsemWrite,
     RwsemRead,
     FposMutex,
+    PercpuRwsem,
+    Semaphore,
+    Interrupted,
+    Killed,
+    Spin,
+    Rwlock,
+    Flock,
+    PosixLock,
     Busy,
     Swarm,
     Short,
 }
 
+/// When the gate is passed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GateAt {
+    /// Before anything is contended
+    Start,
+    /// In the first round, when the lock is held and nobody waits for it yet
+    Held,
+    /// In the first round, when everybody waits
+    Blocked,
+}
+
 /// Makes lock contention of a known shape and prints what it did as JSON.
 #[derive(Parser)]
-#[command(name = "lockprof-workload")]
+#[command(
+    name = "lockprof-workload",
+    after_help = "`lockprof-workload count-calls --help`: counts calls of kernel functions, for comparison."
+)]
 pub struct Options {
     scenario: Scenario,
     /// Threads that wait (busy: threads that trade)
@@ -67,6 +97,9 @@ pub struct Options {
     /// Print a "ready" line and wait for a line on standard input before anything is contended
     #[arg(long)]
     gate: bool,
+    /// Pass the gate later; for scenarios in which one thread holds the lock for a chosen time
+    #[arg(long, value_enum, default_value_t = GateAt::Start, conflicts_with = "children")]
+    gate_at: GateAt,
     /// Do the work in a child process
     #[arg(long)]
     children: bool,
@@ -76,6 +109,9 @@ pub struct Options {
     /// busy: length of the critical sections of the main call path
     #[arg(long, default_value_t = 200)]
     hold_us: u64,
+    /// spin, rwlock: what each thread does so often
+    #[arg(long, default_value_t = 100_000)]
+    operations: u64,
     /// swarm: number of mutexes, each contended once
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     locks: u64,
@@ -91,6 +127,15 @@ impl Options {
     fn hold(&self) -> Duration {
         let default = if self.scenario == Scenario::Swarm { 0 } else { 20 };
         Duration::from_millis(self.hold_ms.unwrap_or(default))
+    }
+
+    /// Passes the gate if this is the time for it.
+    pub fn pass_gate_at(&self, time: GateAt) -> Result<()> {
+        if self.gate && self.gate_at == time && !pass_gate()? {
+            // Somebody may be stopped inside the kernel: no way back through the callers.
+            std::process::exit(EXIT_GATE_CLOSED.into());
+        }
+        Ok(())
     }
 
     fn waiter_hold(&self) -> Duration {
@@ -110,7 +155,9 @@ impl Options {
 }
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let counts = arguments.get(1).is_some_and(|first| first == "count-calls");
+    match if counts { count_calls::run(arguments) } else { run(Options::parse()) } {
         Ok(code) => code,
         Err(error) => {
             eprintln!("lockprof-workload: {error:#}");
@@ -120,9 +167,14 @@ fn main() -> ExitCode {
 }
 
 fn run(mut options: Options) -> Result<ExitCode> {
-    if options.gate && !pass_gate()? {
-        return Ok(ExitCode::from(EXIT_GATE_CLOSED));
+    let has_no_held_lock = matches!(
+        options.scenario,
+        Scenario::Hung | Scenario::Spin | Scenario::Rwlock | Scenario::Busy | Scenario::Swarm
+    );
+    if options.gate_at != GateAt::Start && (has_no_held_lock || !options.gate) {
+        bail!("--gate-at needs --gate, and a scenario in which one thread holds the lock for a chosen time");
     }
+    options.pass_gate_at(GateAt::Start)?;
     if options.children {
         return run_in_child();
     }
@@ -140,6 +192,14 @@ fn run(mut options: Options) -> Result<ExitCode> {
         Scenario::RwsemWrite => kernel_rwsem::run_write(&options),
         Scenario::RwsemRead => kernel_rwsem::run_read(&options),
         Scenario::FposMutex => kernel_fpos::run(&options),
+        Scenario::PercpuRwsem => kernel_percpu::run(&options),
+        Scenario::Semaphore => kernel_console::run(&options),
+        Scenario::Interrupted => kernel_tty::run(&options),
+        Scenario::Killed => kernel_killed::run(&options),
+        Scenario::Spin => kernel_spin::run_spin(&options),
+        Scenario::Rwlock => kernel_spin::run_rwlock(&options),
+        Scenario::Flock => file_locks::run_flock(&options),
+        Scenario::PosixLock => file_locks::run_posix(&options),
         Scenario::Busy => busy::run(&options),
         Scenario::Swarm => swarm::run(&options),
     }?;

@@ -164,7 +164,7 @@ fn row(crew: &Crew<Arc<OrderedHold>>, name: &str, call_site: &str) -> LockRow {
 
 pub fn run(options: &Options) -> Result<Outcome> {
     let mut crew = muster(&WORKLOAD_PTHREAD_MUTEX, wait_for_pthread_mutex, options)?;
-    crew.run(options.rounds, options.hold())?;
+    crew.run(options)?;
     let locks = vec![row(&crew, "WORKLOAD_PTHREAD_MUTEX", "wait_for_pthread_mutex")];
     crew.dismiss()?;
     Ok(options.outcome(locks))
@@ -173,7 +173,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
 pub fn run_pi(options: &Options) -> Result<Outcome> {
     WORKLOAD_PI_MUTEX.set_protocol(libc::PTHREAD_PRIO_INHERIT)?;
     let mut crew = muster(&WORKLOAD_PI_MUTEX, wait_for_pi_mutex, options)?;
-    crew.run(options.rounds, options.hold())?;
+    crew.run(options)?;
     let locks = vec![row(&crew, "WORKLOAD_PI_MUTEX", "wait_for_pi_mutex")];
     crew.dismiss()?;
     Ok(options.outcome(locks))

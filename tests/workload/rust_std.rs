@@ -45,7 +45,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         waiters.push(Waiter::spawn(&format!("waiter-{index}"), place(&WORKLOAD_RUST_MUTEX), waiting)?);
     }
     let mut crew = Crew { hold, holder, waiters };
-    crew.run(options.rounds, options.hold())?;
+    crew.run(options)?;
     let (tally, tids) = crew::sum(crew.waiters.iter());
     let locks = vec![LockRow {
         addr: crew.waiters.iter().find_map(|waiter| waiter.futex).map(hex),

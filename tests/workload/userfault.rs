@@ -19,6 +19,8 @@ const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
 const UFFDIO_COPY: libc::c_ulong = 0xc028_aa03;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 const UFFD_EVENT_PAGEFAULT: u8 = 0x12;
+const UFFD_EVENT_FORK: u8 = 0x13;
+const UFFD_FEATURE_EVENT_FORK: u64 = 1 << 1;
 /// ioctl on /dev/userfaultfd (Linux 6.1), the other way in where the system call is restricted.
 const USERFAULTFD_IOC_NEW: libc::c_ulong = 0xaa00;
 
@@ -57,22 +59,21 @@ struct UffdMsg {
     feature: u64,
 }
 
-pub struct FaultPage {
+/// A page that is registered with a userfaultfd.
+struct WatchedPage {
     uffd: libc::c_int,
     page: *mut u8,
-    source: *mut u8,
     size: usize,
 }
 
-impl FaultPage {
-    pub fn new() -> Result<FaultPage> {
+impl WatchedPage {
+    fn new(features: u64) -> Result<WatchedPage> {
         let uffd = open_userfaultfd()?;
-        let mut api = UffdioApi { api: UFFD_API, features: 0, ioctls: 0 };
+        let mut api = UffdioApi { api: UFFD_API, features, ioctls: 0 };
         ioctl(uffd, UFFDIO_API, &mut api).context("UFFDIO_API")?;
         // SAFETY: sysconf only reads its argument.
         let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         let page = map(size)?;
-        let source = map(size)?;
         let mut register = UffdioRegister {
             start: page as u64,
             len: size as u64,
@@ -80,27 +81,22 @@ impl FaultPage {
             ioctls: 0,
         };
         ioctl(uffd, UFFDIO_REGISTER, &mut register).context("UFFDIO_REGISTER")?;
-        Ok(FaultPage { uffd, page, source, size })
+        Ok(WatchedPage { uffd, page, size })
     }
 
-    /// The address that stops whoever touches it.
-    pub fn buffer(&self) -> UserBuffer {
-        UserBuffer(self.page as usize, self.size)
-    }
-}
-
-impl Hold for FaultPage {
-    /// Takes the page away again, so that the next touch stops again.
-    fn prepare(&mut self) -> Result<()> {
-        // SAFETY: the page was mapped by `new`, and between rounds no thread uses it.
-        if unsafe { libc::madvise(self.page.cast(), self.size, libc::MADV_DONTNEED) } != 0 {
+    fn advise(&self, advice: libc::c_int) -> Result<()> {
+        // SAFETY: the page was mapped by `new`, and no Rust value lives in it.
+        if unsafe { libc::madvise(self.page.cast(), self.size, advice) } != 0 {
             return Err(io::Error::last_os_error()).context("madvise");
         }
         Ok(())
     }
 
-    fn await_held(&mut self) -> Result<()> {
-        poll_readable(self.uffd, clock::deadline(), "the holder to touch its page inside the kernel")?;
+    fn await_message(&self, what: &str) -> Result<()> {
+        poll_readable(self.uffd, clock::deadline(), what)
+    }
+
+    fn read_message(&self) -> Result<UffdMsg> {
         let size = std::mem::size_of::<UffdMsg>();
         // SAFETY: all-zero bytes are a valid UffdMsg.
         let mut msg: UffdMsg = unsafe { std::mem::zeroed() };
@@ -109,7 +105,79 @@ impl Hold for FaultPage {
         if got != size as isize {
             return Err(io::Error::last_os_error()).context("read from the userfaultfd");
         }
-        let ours = self.page as u64..self.page as u64 + self.size as u64;
+        Ok(msg)
+    }
+}
+
+impl Drop for WatchedPage {
+    /// Closing lets a thread that is stopped at the page go on; the mapping stays, because it may still use it.
+    fn drop(&mut self) {
+        // SAFETY: the descriptor belongs to this value and is not used again.
+        unsafe { libc::close(self.uffd) };
+    }
+}
+
+/// Stops the next fork of this process near its end: `dup_mmap` sleeps until its UFFD_EVENT_FORK is read
+/// (fs/userfaultfd.c dup_userfaultfd_complete), after mmap_lock and before `uprobe_end_dup_mmap`.
+pub struct ForkStop(WatchedPage);
+
+impl ForkStop {
+    pub fn new() -> Result<ForkStop> {
+        Ok(ForkStop(WatchedPage::new(UFFD_FEATURE_EVENT_FORK).context("userfaultfd with fork events")?))
+    }
+}
+
+impl Hold for ForkStop {
+    fn prepare(&mut self) -> Result<()> {
+        self.0.advise(libc::MADV_DOFORK)
+    }
+
+    /// Only the first fork copies the page, and stops; later ones leave it out.
+    fn await_held(&mut self) -> Result<()> {
+        self.0.await_message("the holder to fork")?;
+        self.0.advise(libc::MADV_DONTFORK)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        let msg = self.0.read_message()?;
+        if msg.event != UFFD_EVENT_FORK {
+            bail!("unexpected userfaultfd event {:#x}", msg.event);
+        }
+        // The message brings a userfaultfd for the child's copy of the page.
+        // SAFETY: the descriptor is new and not used again.
+        unsafe { libc::close(msg.flags as u32 as libc::c_int) };
+        Ok(())
+    }
+}
+
+pub struct FaultPage {
+    watched: WatchedPage,
+    source: *mut u8,
+}
+
+impl FaultPage {
+    pub fn new() -> Result<FaultPage> {
+        let watched = WatchedPage::new(0)?;
+        let source = map(watched.size)?;
+        Ok(FaultPage { watched, source })
+    }
+
+    /// The address that stops whoever touches it.
+    pub fn buffer(&self) -> UserBuffer {
+        UserBuffer(self.watched.page as usize, self.watched.size)
+    }
+}
+
+impl Hold for FaultPage {
+    /// Takes the page away again, so that the next touch stops again. Between rounds no thread uses it.
+    fn prepare(&mut self) -> Result<()> {
+        self.watched.advise(libc::MADV_DONTNEED)
+    }
+
+    fn await_held(&mut self) -> Result<()> {
+        self.watched.await_message("the holder to touch its page inside the kernel")?;
+        let msg = self.watched.read_message()?;
+        let ours = self.watched.page as u64..self.watched.page as u64 + self.watched.size as u64;
         if msg.event != UFFD_EVENT_PAGEFAULT || !ours.contains(&msg.address) {
             bail!("unexpected userfaultfd event {:#x} at {:#x}", msg.event, msg.address);
         }
@@ -119,27 +187,19 @@ impl Hold for FaultPage {
     fn release(&mut self) -> Result<()> {
         loop {
             let mut copy = UffdioCopy {
-                dst: self.page as u64,
+                dst: self.watched.page as u64,
                 src: self.source as u64,
-                len: self.size as u64,
+                len: self.watched.size as u64,
                 mode: 0,
                 copied: 0,
             };
-            match ioctl(self.uffd, UFFDIO_COPY, &mut copy) {
+            match ioctl(self.watched.uffd, UFFDIO_COPY, &mut copy) {
                 Ok(()) => return Ok(()),
                 // The memory map was changing; nothing was copied.
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
                 Err(error) => return Err(error).context("UFFDIO_COPY"),
             }
         }
-    }
-}
-
-impl Drop for FaultPage {
-    /// Closing lets a thread that is stopped at the page go on; the mapping stays, because it may still use it.
-    fn drop(&mut self) {
-        // SAFETY: the descriptor belongs to this value and is not used again.
-        unsafe { libc::close(self.uffd) };
     }
 }
 

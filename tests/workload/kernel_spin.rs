@@ -1,0 +1,124 @@
+//! `spin` and `rwlock`: threads on different CPUs that hammer one kernel lock a chosen number of times.
+//!
+//! Nobody outside the kernel can tell how long they spin. The truth is the number of operations; how often they
+//! met is counted by `lockprof-workload count-calls`, which shares no code with the profiler.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::Options;
+use crate::crew::{Job, Member};
+use crate::truth::{Attempt, LockRow, Outcome};
+
+/// dup and close take `files_struct.file_lock` once each (fs/file.c alloc_fd, close_fd).
+pub fn run_spin(options: &Options) -> Result<Outcome> {
+    let file = Arc::new(File::open("/proc/self/stat").context("open a file")?);
+    let tids = hammer(options, |_| {
+        let file = Arc::clone(&file);
+        Box::new(move || {
+            // SAFETY: no pointers are passed, and the copy is closed by nobody else.
+            if unsafe { libc::close(libc::dup(file.as_raw_fd())) } != 0 {
+                return Err(io::Error::last_os_error()).context("dup and close");
+            }
+            Ok(())
+        })
+    })?;
+    let row = LockRow { tids, ..LockRow::unknown("spinlock", "files_struct.file_lock") };
+    Ok(outcome(options, vec![row], 2))
+}
+
+/// Every other thread takes `tasklist_lock` for writing, the rest for reading.
+pub fn run_rwlock(options: &Options) -> Result<Outcome> {
+    let tids =
+        hammer(options, |index| if is_writer(index) { Box::new(write_lock) } else { Box::new(read_lock) })?;
+    let mut locks = Vec::new();
+    for (kind, writers) in [("rwlock:W", true), ("rwlock:R", false)] {
+        let some = tids.iter().enumerate().filter(|(index, _)| is_writer(*index) == writers);
+        let tids: Vec<i32> = some.map(|(_, tid)| *tid).collect();
+        if !tids.is_empty() {
+            locks.push(LockRow { tids, ..LockRow::unknown(kind, "tasklist_lock") });
+        }
+    }
+    Ok(outcome(options, locks, 1))
+}
+
+fn is_writer(index: usize) -> bool {
+    index.is_multiple_of(2)
+}
+
+/// kernel/sys.c setpgid: `write_lock_irq(&tasklist_lock)`. Into the group we are in: nothing changes, or it is
+/// refused (to a session leader), after the lock in both cases.
+fn write_lock() -> Result<()> {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::setpgid(0, libc::getpgrp()) };
+    Ok(())
+}
+
+/// kernel/exit.c do_wait: `read_lock(&tasklist_lock)`; there are no children to be found.
+fn read_lock() -> Result<()> {
+    // SAFETY: wait4 allows null for both.
+    unsafe { libc::wait4(-1, std::ptr::null_mut(), libc::WNOHANG, std::ptr::null_mut()) };
+    Ok(())
+}
+
+fn outcome(options: &Options, locks: Vec<LockRow>, acquisitions_each: u64) -> Outcome {
+    let operations = options.waiters * options.operations;
+    let mut outcome = Outcome { hold_ns: None, rounds: 1, ..options.outcome(locks) };
+    outcome.extra.insert("operations".to_string(), json!(operations));
+    outcome.extra.insert("acquisitions".to_string(), json!(operations * acquisitions_each));
+    outcome
+}
+
+type Operation = Box<dyn FnMut() -> Result<()> + Send>;
+
+/// Runs all threads at once, spread over the CPUs; returns their ids.
+fn hammer(options: &Options, operation: impl Fn(usize) -> Operation) -> Result<Vec<i32>> {
+    let cpus = allowed_cpus()?;
+    let mut members = Vec::new();
+    for index in 0..options.waiters as usize {
+        let (cpu, count) = (cpus[index % cpus.len()], options.operations);
+        let mut operation = operation(index);
+        let job: Job = Box::new(move || {
+            pin_to(cpu)?;
+            (0..count).try_for_each(|_| operation())?;
+            Ok(Attempt { wait_ns: 0, aborted: false })
+        });
+        members.push(Member::spawn(&format!("hammer-{index}"), job)?);
+    }
+    members.iter().try_for_each(Member::start)?;
+    for member in &members {
+        member.await_done_without_limit()?;
+    }
+    let tids = members.iter().map(Member::tid).collect();
+    members.into_iter().try_for_each(Member::dismiss)?;
+    Ok(tids)
+}
+
+fn allowed_cpus() -> Result<Vec<usize>> {
+    // SAFETY: all-zero bytes are an empty cpu_set_t.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the size belongs to `set`.
+    if unsafe { libc::sched_getaffinity(0, std::mem::size_of_val(&set), &mut set) } != 0 {
+        return Err(io::Error::last_os_error()).context("sched_getaffinity");
+    }
+    // SAFETY: the numbers are below the size of the set.
+    Ok((0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect())
+}
+
+/// The calling thread, and the threads it starts later.
+pub fn pin_to(cpu: usize) -> Result<()> {
+    // SAFETY: all-zero bytes are an empty cpu_set_t.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: CPU_SET ignores numbers beyond the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the size belongs to `set`.
+    match unsafe { libc::sched_setaffinity(0, std::mem::size_of_val(&set), &set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).with_context(|| format!("move to CPU {cpu}")),
+    }
+}
