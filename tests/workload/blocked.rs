@@ -18,9 +18,9 @@ pub enum WaitsIn {
     Futex(Range<u64>),
     /// Uninterruptibly, inside this system call: a kernel mutex or rwsem.
     KernelLock(libc::c_long),
-    /// The same, and no kernel function on its stack has this text in its name: for a lock whose slow path
-    /// sleeps for something else first.
-    KernelLockNotIn(libc::c_long, &'static str),
+    /// The same, with the first function on its kernel stack and without one that has the second text in its
+    /// name: where the system call can sleep for other reasons too.
+    KernelLockVia(libc::c_long, &'static str, &'static str),
     /// Interruptibly, inside this system call: the waits that a signal can end.
     Interruptible(libc::c_long),
 }
@@ -50,10 +50,11 @@ impl WaitsIn {
                 let there = number == *wanted && state == 'D';
                 there.then(|| Sighting { futex: None, kernel_caller: lock_caller(kernel_stack(tid)) })
             }
-            WaitsIn::KernelLockNotIn(wanted, unwanted) => {
+            WaitsIn::KernelLockVia(wanted, via, unwanted) => {
                 let frames = kernel_stack(tid);
-                let elsewhere = frames.is_empty() || frames.iter().any(|frame| frame.contains(unwanted));
-                let there = number == *wanted && state == 'D' && !elsewhere;
+                let via = frames.iter().any(|frame| frame == via);
+                let elsewhere = frames.iter().any(|frame| frame.contains(unwanted));
+                let there = number == *wanted && state == 'D' && via && !elsewhere;
                 there.then(|| Sighting { futex: None, kernel_caller: lock_caller(frames) })
             }
             WaitsIn::Interruptible(wanted) => {

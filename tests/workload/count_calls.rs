@@ -20,22 +20,22 @@ use crate::truth::print_line;
 
 /// Counts calls of kernel functions, by kprobes and perf counters, and prints the counts as JSON.
 #[derive(Parser)]
-#[command(name = "lockprof-workload count-calls", group = clap::ArgGroup::new("whom").required(true))]
+#[command(name = "lockprof-workload count-calls")]
 struct CountOptions {
     /// Kernel functions; those that this kernel has not are reported with "hits": null
     #[arg(required = true, value_delimiter = ',')]
     functions: Vec<String>,
     /// Only while this process runs, with the threads and children it makes from now on
-    #[arg(long, group = "whom")]
+    #[arg(long, required_unless_present_any = ["all", "command"], conflicts_with_all = ["all", "command"])]
     pid: Option<i32>,
     /// Whoever runs, interrupts included
-    #[arg(long, group = "whom")]
+    #[arg(long)]
     all: bool,
     /// Count for so long, instead of until a line on standard input or its end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "command")]
     seconds: Option<f64>,
-    /// Only while this command runs, with its children; its output precedes the counts
-    #[arg(last = true, group = "whom")]
+    /// Count until this command ends, and without --all only it and its children. Its output comes first
+    #[arg(last = true)]
     command: Vec<String>,
 }
 

@@ -39,7 +39,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let holder = Member::spawn("holder", fork_job())?;
     let mut waiters = vec![attacher(pmu, probed)?];
     for index in 0..options.waiters {
-        let place = WaitsIn::KernelLock(libc::SYS_clone);
+        let place = WaitsIn::KernelLockVia(libc::SYS_clone, "uprobe_start_dup_mmap", "rcu");
         waiters.push(Waiter::spawn(&format!("forker-{index}"), place, fork_job())?);
     }
     let mut crew = Crew { hold: stop, holder, waiters };
@@ -93,7 +93,7 @@ fn attacher(pmu: u32, probed: CString) -> Result<Waiter> {
         attached.push(fd);
         Ok(attempt)
     });
-    let place = WaitsIn::KernelLockNotIn(libc::SYS_perf_event_open, "rcu");
+    let place = WaitsIn::KernelLockVia(libc::SYS_perf_event_open, "register_for_each_vma", "rcu");
     Waiter::spawn("uprobe-attacher", place, job)
 }
 
