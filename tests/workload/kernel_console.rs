@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use crate::Options;
 use crate::blocked::{self, WaitsIn};
 use crate::clock;
 use crate::crew::{self, Job, Member, Waiter};
 use crate::kernel::{row, timed};
 use crate::truth::{Attempt, Outcome};
-use crate::{GateAt, Options};
 
 /// Hardly ever in use, and never in the foreground.
 const TERMINAL: &str = "/dev/tty63";
@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let mut round = Round { holder, waiters, stop, misses: 0 };
     for number in 0..options.rounds {
         set_priority(crew::gettid(), DIRECTOR_PRIORITY)?;
-        let result = round.run(number, options).with_context(|| format!("round {number}"));
+        let result = round.run(options).with_context(|| format!("round {number}"));
         set_priority(crew::gettid(), 0)?;
         result?;
     }
@@ -80,7 +80,7 @@ struct Round {
 
 impl Round {
     /// Runs in a real-time thread: whenever it does not sleep, the holder stands still.
-    fn run(&mut self, number: u64, options: &Options) -> Result<()> {
+    fn run(&mut self, options: &Options) -> Result<()> {
         self.stop.store(false, Ordering::Release);
         self.holder.start()?;
         let deadline = clock::deadline();
@@ -89,13 +89,8 @@ impl Round {
                 self.stop.store(true, Ordering::Release);
                 bail!("never found the holder preempted with console_sem held");
             }
-            if self.holder_is_inside() {
-                if number == 0 {
-                    options.pass_gate_at(GateAt::Held)?; // sleeps if it waits: look again below
-                }
-                if self.holder_is_inside() && self.send_in(0)? {
-                    break;
-                }
+            if self.holder_is_inside() && self.send_in(0)? {
+                break;
             }
             // Lets the holder run; a different time each time, so as not to meet it at the same place again.
             std::thread::sleep(Duration::from_nanos(100_000 + clock::now_ns() % 400_000));

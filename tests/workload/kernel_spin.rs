@@ -1,17 +1,21 @@
-//! `spin` and `rwlock`: threads on different CPUs that hammer one kernel lock a chosen number of times.
+//! `spin`, `rwlock` and `acpi-semaphore`: threads on different CPUs that hammer one kernel lock a chosen number
+//! of times.
 //!
-//! Nobody outside the kernel can tell how long they spin. The truth is the number of operations; how often they
+//! Nobody outside the kernel can tell how long they wait. The truth is the number of operations; how often they
 //! met is counted by `lockprof-workload count-calls`, which shares no code with the profiler.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::Options;
+use crate::clock::now_ns;
 use crate::crew::{Job, Member};
 use crate::truth::{Attempt, LockRow, Outcome};
 
@@ -30,6 +34,39 @@ pub fn run_spin(options: &Options) -> Result<Outcome> {
     })?;
     let row = LockRow { tids, ..LockRow::unknown("spinlock", "files_struct.file_lock") };
     Ok(outcome(options, vec![row], 2))
+}
+
+/// The mutexes of the ACPI interpreter are semaphores taken with `down_timeout` (drivers/acpi/osl.c
+/// acpi_os_wait_semaphore); reading the status of a device evaluates its `_STA` method.
+pub fn run_acpi(options: &Options) -> Result<Outcome> {
+    let status = find_acpi_status()?;
+    let in_reads_ns = Arc::new(AtomicU64::new(0));
+    let tids = hammer(options, |_| {
+        let (status, in_reads_ns) = (status.clone(), Arc::clone(&in_reads_ns));
+        Box::new(move || {
+            let before = now_ns();
+            std::fs::read(&status).with_context(|| format!("read {}", status.display()))?;
+            in_reads_ns.fetch_add(now_ns() - before, Ordering::Relaxed);
+            Ok(())
+        })
+    })?;
+    let row = LockRow { name: None, tids, ..LockRow::unknown("semaphore", "") };
+    let mut outcome = Outcome { hold_ns: None, rounds: 1, ..options.outcome(vec![row]) };
+    outcome.extra.insert("operations".to_string(), json!(options.waiters * options.operations));
+    outcome.extra.insert("wait_at_most_ns".to_string(), json!(in_reads_ns.load(Ordering::Relaxed)));
+    Ok(outcome)
+}
+
+/// Of a CPU if possible: its method takes a mutex of the firmware's own too.
+fn find_acpi_status() -> Result<PathBuf> {
+    const DEVICES: &str = "/sys/bus/acpi/devices";
+    let entries = std::fs::read_dir(DEVICES).with_context(|| format!("no ACPI devices here: {DEVICES}"))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path().join("status")))
+        .filter(|file| file.exists())
+        .collect();
+    files.sort_by_key(|file| (!file.to_string_lossy().contains("LNXCPU"), file.clone()));
+    files.into_iter().next().with_context(|| format!("no ACPI device with a status in {DEVICES}"))
 }
 
 /// Every other thread takes `tasklist_lock` for writing, the rest for reading.

@@ -56,6 +56,7 @@ enum Scenario {
     Killed,
     Spin,
     Rwlock,
+    AcpiSemaphore,
     Flock,
     PosixLock,
     Busy,
@@ -109,7 +110,7 @@ pub struct Options {
     /// busy: length of the critical sections of the main call path
     #[arg(long, default_value_t = 200)]
     hold_us: u64,
-    /// spin, rwlock: what each thread does so often
+    /// spin, rwlock, acpi-semaphore: what each thread does so often
     #[arg(long, default_value_t = 100_000)]
     operations: u64,
     /// swarm: number of mutexes, each contended once
@@ -169,7 +170,12 @@ fn main() -> ExitCode {
 fn run(mut options: Options) -> Result<ExitCode> {
     let has_no_held_lock = matches!(
         options.scenario,
-        Scenario::Hung | Scenario::Spin | Scenario::Rwlock | Scenario::Busy | Scenario::Swarm
+        Scenario::Hung
+            | Scenario::Semaphore
+            | Scenario::Spin
+            | Scenario::Rwlock
+            | Scenario::Busy
+            | Scenario::Swarm
     );
     if options.gate_at != GateAt::Start && (has_no_held_lock || !options.gate) {
         bail!("--gate-at needs --gate, and a scenario in which one thread holds the lock for a chosen time");
@@ -198,6 +204,7 @@ fn run(mut options: Options) -> Result<ExitCode> {
         Scenario::Killed => kernel_killed::run(&options),
         Scenario::Spin => kernel_spin::run_spin(&options),
         Scenario::Rwlock => kernel_spin::run_rwlock(&options),
+        Scenario::AcpiSemaphore => kernel_spin::run_acpi(&options),
         Scenario::Flock => file_locks::run_flock(&options),
         Scenario::PosixLock => file_locks::run_posix(&options),
         Scenario::Busy => busy::run(&options),
