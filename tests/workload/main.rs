@@ -13,6 +13,7 @@ mod kernel_pipe;
 mod kernel_rwsem;
 mod pthread;
 mod rust_std;
+mod storm;
 mod swarm;
 mod truth;
 mod userfault;
@@ -43,6 +44,7 @@ enum Scenario {
     RwsemRead,
     FposMutex,
     Busy,
+    Storm,
     Swarm,
     Short,
 }
@@ -52,7 +54,7 @@ enum Scenario {
 #[command(name = "lockprof-workload")]
 pub struct Options {
     scenario: Scenario,
-    /// Threads that wait (busy: threads that trade)
+    /// Threads that wait (busy: that trade; storm: that work)
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     waiters: u64,
     /// Rounds of contention; each waiter waits once in each
@@ -70,7 +72,7 @@ pub struct Options {
     /// Do the work in a child process
     #[arg(long)]
     children: bool,
-    /// busy: how long
+    /// busy, storm: how long
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// busy: length of the critical sections of the main call path
@@ -141,6 +143,7 @@ fn run(mut options: Options) -> Result<ExitCode> {
         Scenario::RwsemRead => kernel_rwsem::run_read(&options),
         Scenario::FposMutex => kernel_fpos::run(&options),
         Scenario::Busy => busy::run(&options),
+        Scenario::Storm => storm::run(&options),
         Scenario::Swarm => swarm::run(&options),
     }?;
     let name = options.scenario.to_possible_value().map(|value| value.get_name().to_string());
