@@ -148,7 +148,9 @@ fn pass_byte(next: &mut UnixStream, previous: &mut UnixStream, done: &mut Operat
     match passed {
         Ok(()) => done.socket += 1,
         Err(error) => match error.kind() {
-            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => return Ok(false),
+            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+                return Ok(false);
+            }
             _ => return Err(error).context("pass a byte on"),
         },
     }
