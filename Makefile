@@ -17,7 +17,7 @@ lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	clang-format --dry-run --Werror bpf/*.c bpf/*.h bpf/include/*.h
-	shellcheck scripts/* tests/vm/boot tests/vm/fetch tests/vm/matrix tests/vm/suite .ci/run
+	shellcheck -x scripts/* $(addprefix tests/vm/,binaries boot fetch matrix soak soak-guest suite) .ci/run
 
 # Without privileges.
 unit:

@@ -21,6 +21,7 @@ mod kernel_tty;
 mod perf;
 mod pthread;
 mod rust_std;
+mod storm;
 mod swarm;
 mod truth;
 mod userfault;
@@ -60,6 +61,7 @@ enum Scenario {
     Flock,
     PosixLock,
     Busy,
+    Storm,
     Swarm,
     Short,
 }
@@ -83,7 +85,7 @@ pub enum GateAt {
 )]
 pub struct Options {
     scenario: Scenario,
-    /// Threads that wait (busy: threads that trade)
+    /// Threads that wait (busy: that trade; storm: that work)
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     waiters: u64,
     /// Rounds of contention; each waiter waits once in each
@@ -104,7 +106,7 @@ pub struct Options {
     /// Do the work in a child process
     #[arg(long)]
     children: bool,
-    /// busy: how long
+    /// busy, storm: how long
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// busy: length of the critical sections of the main call path
@@ -208,6 +210,7 @@ fn run(mut options: Options) -> Result<ExitCode> {
         Scenario::Flock => file_locks::run_flock(&options),
         Scenario::PosixLock => file_locks::run_posix(&options),
         Scenario::Busy => busy::run(&options),
+        Scenario::Storm => storm::run(&options),
         Scenario::Swarm => swarm::run(&options),
     }?;
     let name = options.scenario.to_possible_value().map(|value| value.get_name().to_string());
