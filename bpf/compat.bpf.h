@@ -8,6 +8,17 @@
 #include <bpf/bpf_tracing.h>
 
 /*
+ * An argument of an fentry program as a plain number. The verifier takes it for a typed pointer, with
+ * which it allows no arithmetic, nor to pass it to a function that takes numbers; swapping the bytes
+ * twice makes it forget. Nothing is read through these.
+ */
+static __always_inline __u64 plain_number(__u64 argument)
+{
+	asm volatile("%0 = be64 %0\n%0 = be64 %0" : "+r"(argument));
+	return argument;
+}
+
+/*
  * The return value of a function in its fexit program is behind the arguments, and how many those
  * are changed: rwsem_down_read_slowpath got `count` in 5.11 (c8fe8b056438), futex_wake got `pop`
  * in 7.3. bpf_get_func_ret() would do, but came with 5.17. The count comes from BTF; the barriers

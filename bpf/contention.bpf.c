@@ -3,7 +3,7 @@
  * contention_begin(lock, flags) / contention_end(lock, ret): include/trace/events/lock.h, 5.19+.
  * The cheap path: nothing runs while nobody waits. What they miss is said in attach/catalog.rs.
  */
-#include "core.bpf.h"
+#include "spin.bpf.h"
 
 /* include/trace/events/lock.h */
 #define LCB_F_SPIN (1U << 0)
@@ -35,6 +35,13 @@ static __always_inline __u32 kind_of(__u32 flags)
 	return KIND_SEMAPHORE;
 }
 
+#define SPIN_KINDS (1U << KIND_SPINLOCK | 1U << KIND_RWLOCK_READ | 1U << KIND_RWLOCK_WRITE)
+
+static __always_inline __u32 class_of(__u32 kind)
+{
+	return kind == KIND_PERCPU_RWSEM_WRITE ? WAIT_PERCPU_WRITE : WAIT_KERNEL;
+}
+
 static __always_inline bool is_spinning_kind(__u32 kind, __u32 flags)
 {
 	/* On PREEMPT_RT spinlock_t and rwlock_t sleep. */
@@ -42,75 +49,17 @@ static __always_inline bool is_spinning_kind(__u32 kind, __u32 flags)
 }
 
 /*
- * Spin waits nest strictly on their CPU (task, softirq, hardirq, NMI): a stack per CPU, searched
- * from the top. No map of ours is locked between `busy` checks, so a wait on one of our own
- * buckets can not come back here.
+ * A waiter goes from spinning to sleeping, or back: mutex (several times), rwsem (a writer that gives up
+ * spinning). The wait itself belongs to the hook on the slow path.
  */
-static __always_inline int spin_begin(void *ctx, __u64 addr, __u32 kind)
+static __always_inline int phase_begins(__u64 addr, __u32 flags)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-	struct counters *c = this_cpu_counters();
-	struct spin_waits *waiting;
-	struct spin_wait *wait;
-	__u32 zero = 0, depth;
+	struct wait_key key = { .tid = bpf_get_current_pid_tgid(), .wait_class = WAIT_KERNEL };
+	struct wait *wait = bpf_map_lookup_elem(&waits, &key);
 
-	if (!c)
-		return 0;
-	if (c->busy) {
-		c->lost[LOSS_SPIN_IN_LOCKPROF]++;
-		return 0;
-	}
-	c->events[EVENTS_SEEN]++;
-	c->events[WAITS_BEGUN]++;
-	waiting = bpf_map_lookup_elem(&spin, &zero);
-	if (!waiting)
-		return 0;
-	enter(c);
-	depth = waiting->depth;
-	if (depth >= MAX_SPIN_DEPTH) {
-		/* Ends went missing: deeper than contexts nest. */
-		c->lost[LOSS_SPIN_TOO_DEEP] += depth;
-		depth = 0;
-	}
-	wait = &waiting->wait[depth & (MAX_SPIN_DEPTH - 1)];
-	waiting->depth = depth + 1;
-	wait->begin_ns = bpf_ktime_get_ns();
-	wait->tid = id;
-	fill_site(ctx, c, &wait->site, addr, kind, id >> 32, SCRATCH_SPIN);
-	bpf_get_current_comm(wait->comm, sizeof(wait->comm));
-	leave(c);
+	if (wait && wait->site.lock.addr == addr)
+		enter_phase(wait, flags & LCB_F_SPIN ? PHASE_SPIN : PHASE_SLEEP);
 	return 0;
-}
-
-/* True: the lock was one that spins. */
-static __always_inline bool spin_end(__u64 addr)
-{
-	struct counters *c = this_cpu_counters();
-	struct spin_waits *waiting;
-	__u32 zero = 0, depth;
-
-	waiting = bpf_map_lookup_elem(&spin, &zero);
-	if (!waiting || !c || !waiting->depth || c->busy)
-		return false;
-	depth = waiting->depth;
-	for (int i = 0; i < MAX_SPIN_DEPTH; i++) {
-		if (!depth)
-			return false;
-		depth--;
-		struct spin_wait *wait = &waiting->wait[depth & (MAX_SPIN_DEPTH - 1)];
-		if (wait->site.lock.addr != addr)
-			continue;
-		enter(c);
-		c->events[EVENTS_SEEN]++;
-		c->events[WAITS_ENDED]++;
-		/* What lies above began later and never ended. */
-		c->lost[LOSS_UNPAIRED_BEGIN] += waiting->depth - depth - 1;
-		waiting->depth = depth;
-		account(c, &wait->site, bpf_ktime_get_ns() - wait->begin_ns, false);
-		leave(c);
-		return true;
-	}
-	return false;
 }
 
 SEC("?raw_tp/contention_begin")
@@ -123,11 +72,14 @@ int contention_begin__tp(struct bpf_raw_tracepoint_args *ctx)
 	if (!wanted(bpf_get_current_pid_tgid() >> 32))
 		return 0;
 	kind = kind_of(flags);
+	if (cfg.phase_kinds & (1U << kind))
+		return phase_begins(addr, flags);
 	if (!(cfg.tracepoint_kinds & (1U << kind)))
 		return 0;
 	if (is_spinning_kind(kind, flags))
 		return spin_begin(ctx, addr, kind);
-	return wait_begin(ctx, addr, kind, WAIT_KERNEL);
+	return wait_begin_in(ctx, addr, kind, class_of(kind),
+			     flags & LCB_F_SPIN ? PHASE_SPIN : PHASE_SLEEP);
 }
 
 /*
@@ -144,9 +96,13 @@ int contention_end__tp(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!wanted(id >> 32))
 		return 0;
-	if (spin_end(addr))
+	if (cfg.tracepoint_kinds & SPIN_KINDS && spin_end(addr))
 		return 0;
 	wait = bpf_map_lookup_elem(&waits, &key);
+	if (!wait || wait->site.lock.addr != addr) {
+		key.wait_class = WAIT_PERCPU_WRITE;
+		wait = bpf_map_lookup_elem(&waits, &key);
+	}
 	if (!wait || wait->site.lock.addr != addr ||
 	    !(cfg.tracepoint_kinds & (1U << (wait->site.lock.kind & 31)))) {
 		struct counters *c = this_cpu_counters();
@@ -156,5 +112,5 @@ int contention_end__tp(struct bpf_raw_tracepoint_args *ctx)
 			c->lost[LOSS_UNPAIRED_END]++;
 		return 0;
 	}
-	return wait_end(addr, outcome_of_int(ctx->args[1]), WAIT_KERNEL);
+	return wait_end(addr, outcome_of_int(ctx->args[1]), key.wait_class);
 }

@@ -12,6 +12,11 @@ struct calls_map calls SEC(".maps");
 struct targets_map targets SEC(".maps");
 struct counters_map counters SEC(".maps");
 struct spin_map spin SEC(".maps");
+struct spin_sites_map spin_sites SEC(".maps");
+struct spin_locks_map spin_locks SEC(".maps");
+struct spin_stacks_map spin_stacks SEC(".maps");
+struct spin_holds_map spin_holds SEC(".maps");
+struct spin_held_map spin_held SEC(".maps");
 struct scratch_map scratch SEC(".maps");
 struct rows_map rows SEC(".maps");
 struct rules_map rules SEC(".maps");
@@ -31,6 +36,7 @@ struct wire_types {
 	enum event_count event_count;
 	enum filter filter;
 	enum wait_class wait_class;
+	enum wait_phase wait_phase;
 	enum stack_end stack_end;
 	enum user_stacks user_stacks;
 } wire_types = {};
@@ -88,7 +94,7 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u64 id = bpf_get_current_pid_tgid();
 	__u32 tgid = id >> 32;
-	struct wait_key key = { .tid = id, .wait_class = WAIT_KERNEL };
+	struct wait_key key = { .tid = id };
 	struct task_struct *task = (void *)ctx->args[0];
 
 	if (!wanted(tgid))
@@ -98,11 +104,11 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 	if (!c)
 		return 0;
 	enter(c);
-	if (!bpf_map_delete_elem(&waits, &key))
-		c->lost[LOSS_UNPAIRED_BEGIN]++;
-	key.wait_class = WAIT_FUTEX;
-	if (!bpf_map_delete_elem(&waits, &key))
-		c->lost[LOSS_UNPAIRED_BEGIN]++;
+	for (int class = 0; class < WAIT_CLASSES; class++) {
+		key.wait_class = class;
+		if (!bpf_map_delete_elem(&waits, &key))
+			c->lost[LOSS_UNPAIRED_BEGIN]++;
+	}
 	/* do_exit() counts `live` down before this tracepoint, on every kernel of the matrix. */
 	if (BPF_CORE_READ(task, signal, live.counter) == 0) {
 		if (cfg.filter == FILTER_SET)

@@ -35,41 +35,13 @@ static __always_inline void leave(struct counters *c)
 	__sync_fetch_and_add(&c->busy, -1);
 }
 
-static __always_inline __u32 hist_bucket(__u64 ns)
-{
-	__u32 exp = 0;
-	__u64 v = ns;
+/* waits.bpf.c; global for the verifier's sake (stacks.bpf.c). `how` is HOW(kind, class, phase). */
+extern __u32 hist_bucket(__u64 ns);
+extern int wait_prepare(__u64 addr, __u32 how);
+extern int wait_store(__u64 addr, __u32 how, __u64 kernel_stack, __u64 user_stack, __u64 begin_ns);
+extern int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class);
 
-	if (ns < (1ULL << HIST_MIN_EXP))
-		return ns >> (HIST_MIN_EXP - HIST_SUB_BITS);
-	if (ns >= (1ULL << HIST_MAX_EXP))
-		return HIST_BUCKETS - 1;
-	/* log2 without a loop: BPF has no instruction for it. */
-	if (v >= 1ULL << 32) {
-		exp += 32;
-		v >>= 32;
-	}
-	if (v >= 1 << 16) {
-		exp += 16;
-		v >>= 16;
-	}
-	if (v >= 1 << 8) {
-		exp += 8;
-		v >>= 8;
-	}
-	if (v >= 1 << 4) {
-		exp += 4;
-		v >>= 4;
-	}
-	if (v >= 1 << 2) {
-		exp += 2;
-		v >>= 2;
-	}
-	if (v >= 1 << 1)
-		exp += 1;
-	return (1 << HIST_SUB_BITS) + ((exp - HIST_MIN_EXP) << HIST_SUB_BITS) +
-	       ((ns >> (exp - HIST_SUB_BITS)) & ((1 << HIST_SUB_BITS) - 1));
-}
+#define HOW(kind, class, phase) ((kind) | (class) << 8 | (phase) << 16)
 
 /*
  * Raises *max to value. Without compare-and-exchange, which BPF has from 5.12 on: a second writer
@@ -99,59 +71,57 @@ static __always_inline struct lock_stats *lock_stats_of(struct counters *c,
 	return stats;
 }
 
-/* A wait ended; `aborted`: without the lock. */
-static __always_inline void account(struct counters *c, const struct site_key *site, __u64 ns,
-				    bool aborted)
+static __always_inline bool is_user_lock(__u32 kind)
 {
-	static const struct site_stats zero = {};
-	struct site_stats *stats = bpf_map_lookup_elem(&sites, site);
-
-	if (!stats) {
-		bpf_map_update_elem(&sites, site, &zero, BPF_NOEXIST);
-		stats = bpf_map_lookup_elem(&sites, site);
-		if (!stats) {
-			c->lost[LOSS_SITES_MAP_FULL]++;
-			return;
-		}
-	}
-	if (aborted) {
-		__sync_fetch_and_add(&stats->aborted, 1);
-		__sync_fetch_and_add(&stats->aborted_total_ns, ns);
-		return;
-	}
-	__sync_fetch_and_add(&stats->contended, 1);
-	__sync_fetch_and_add(&stats->wait_total_ns, ns);
-	raise_max(&stats->wait_max_ns, ns);
-	raise_max(&stats->wait_min_inverted, ~ns);
-
-	struct lock_stats *lock = lock_stats_of(c, &site->lock);
-	__u32 bucket = hist_bucket(ns);
-
-	if (lock && bucket < HIST_BUCKETS)
-		__sync_fetch_and_add(&lock->hist[bucket], 1);
+	return kind == KIND_FUTEX || kind == KIND_FUTEX_PI;
 }
 
-static __always_inline void fill_site(void *ctx, struct counters *c, struct site_key *site,
-				      __u64 addr, __u32 kind, __u32 tgid, __u32 slot)
+static __always_inline void fill_site(struct site_key *site, __u64 addr, __u32 kind, __u64 kernel_stack,
+				      __u64 user_stack)
 {
-	bool user_lock = kind == KIND_FUTEX || kind == KIND_FUTEX_PI;
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 
 	site->lock.addr = addr;
-	site->lock.tgid = user_lock ? tgid : 0;
+	site->lock.tgid = is_user_lock(kind) ? tgid : 0;
 	site->lock.kind = kind;
+	site->kernel_stack = kernel_stack;
+	site->user_stack = user_stack;
 	site->tgid = tgid;
 	site->unused = 0;
-	/* The kernel side of a futex wait is the same for everyone: do not pay for it. */
-	site->kernel_stack = user_lock ? STACK_NOT_TAKEN : kernel_stack(ctx, c, slot);
-	site->user_stack = user_stack(ctx, c, tgid, slot);
+}
+
+static __always_inline void enter_phase(struct wait *wait, enum wait_phase phase)
+{
+	__u64 now;
+
+	if (wait->phase == phase)
+		return;
+	now = bpf_ktime_get_ns();
+	if (wait->phase == PHASE_SPIN)
+		wait->spin_ns += now - wait->phase_ns;
+	wait->phase = phase;
+	wait->phase_ns = now;
+}
+
+/*
+ * PREEMPT_RT: a reader of an rwlock_t or rw_semaphore says begin for the lock and again for the rt_mutex
+ * inside it (kernel/locking/rwbase_rt.c, struct rwbase_rt). One wait, of the lock.
+ */
+static __always_inline bool is_inside(const struct wait *outer, __u64 addr)
+{
+	__u32 kind = outer->site.lock.kind;
+
+	if (kind < KIND_RWSEM_READ || kind > KIND_RWLOCK_WRITE)
+		return false;
+	/* offsetof(struct rwbase_rt, rtmutex) */
+	return addr == outer->site.lock.addr + 8;
 }
 
 /* A sleeping wait begins: mutex, rwsem, futex. */
-static __always_inline int wait_begin(void *ctx, __u64 addr, __u32 kind, __u32 wait_class)
+static __always_inline int wait_begin_in(void *ctx, __u64 addr, __u32 kind, __u32 wait_class, __u32 phase)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-	struct wait_key key = { .tid = id, .wait_class = wait_class };
-	struct wait *old, new;
+	__u64 id = bpf_get_current_pid_tgid(), kernel, user, begin_ns;
+	__u32 how = HOW(kind, wait_class, phase);
 	struct counters *c;
 
 	if (!wanted(id >> 32))
@@ -161,23 +131,23 @@ static __always_inline int wait_begin(void *ctx, __u64 addr, __u32 kind, __u32 w
 		return 0;
 	c->events[EVENTS_SEEN]++;
 	enter(c);
-	old = bpf_map_lookup_elem(&waits, &key);
-	if (old) {
-		/* The mutex tracepoint says begin again when a spinning waiter goes to sleep. */
-		if (old->site.lock.addr == addr && old->site.lock.kind == kind)
-			goto out;
-		c->lost[LOSS_UNPAIRED_BEGIN]++;
+	if (wait_prepare(addr, how)) {
+		/* Before the stacks: what they cost is part of what the waiter waited. */
+		begin_ns = bpf_ktime_get_ns();
+		/* The kernel side of a futex wait is the same for everyone: do not pay for it. */
+		kernel = is_user_lock(kind) ? STACK_NOT_TAKEN : kernel_stack(ctx, c, SCRATCH_TASK);
+		user = user_stack(ctx, c, id >> 32, SCRATCH_TASK);
+		wait_store(addr, how, kernel, user, begin_ns);
 	}
-	c->events[WAITS_BEGUN]++;
-	/* Before the stacks: what they cost is part of what the waiter waited. */
-	new.begin_ns = bpf_ktime_get_ns();
-	fill_site(ctx, c, &new.site, addr, kind, id >> 32, SCRATCH_TASK);
-	bpf_get_current_comm(new.comm, sizeof(new.comm));
-	if (bpf_map_update_elem(&waits, &key, &new, BPF_ANY))
-		c->lost[LOSS_WAITS_MAP_FULL]++;
-out:
 	leave(c);
 	return 0;
+}
+
+/* … in a function: a kind whose phases a tracepoint tells begins by spinning. */
+static __always_inline int wait_begin(void *ctx, __u64 addr, __u32 kind, __u32 wait_class)
+{
+	return wait_begin_in(ctx, addr, kind, wait_class,
+			     cfg.phase_kinds & (1U << kind) ? PHASE_SPIN : PHASE_UNKNOWN);
 }
 
 enum outcome {
@@ -189,31 +159,16 @@ enum outcome {
 /* `addr` 0: the caller does not know it (return probes). */
 static __always_inline int wait_end(__u64 addr, enum outcome outcome, __u32 wait_class)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-	struct wait_key key = { .tid = id, .wait_class = wait_class };
 	struct counters *c;
-	struct wait *wait;
 
-	if (!wanted(id >> 32))
+	if (!wanted(bpf_get_current_pid_tgid() >> 32))
 		return 0;
 	c = this_cpu_counters();
 	if (!c)
 		return 0;
 	c->events[EVENTS_SEEN]++;
 	enter(c);
-	wait = bpf_map_lookup_elem(&waits, &key);
-	if (!wait || (addr && wait->site.lock.addr != addr)) {
-		c->lost[LOSS_UNPAIRED_END]++;
-		goto out;
-	}
-	if (outcome == DID_NOT_WAIT) {
-		c->events[FUTEX_RETRIES]++;
-	} else {
-		c->events[WAITS_ENDED]++;
-		account(c, &wait->site, bpf_ktime_get_ns() - wait->begin_ns, outcome == ABORTED);
-	}
-	bpf_map_delete_elem(&waits, &key);
-out:
+	wait_finish(addr, outcome, wait_class);
 	leave(c);
 	return 0;
 }
@@ -234,26 +189,28 @@ static __always_inline enum outcome outcome_of_pointer(__u64 ret)
  * LOCK_FN(fn, kind, nargs, outcome): a slow path, entered when the lock is contended, left with
  * the lock or with an error. One line per function makes its four programs; the plan picks.
  */
-#define LOCK_FN(fn, kind, nargs, outcome) \
+#define LOCK_FN(fn, kind, nargs, outcome) WAIT_FN(fn, kind, nargs, outcome, WAIT_KERNEL)
+
+#define WAIT_FN(fn, kind, nargs, outcome, class) \
 	SEC("?fentry/" #fn) \
 	int fn##__fentry(__u64 *ctx) \
 	{ \
-		return wait_begin(ctx, ctx[0], kind, WAIT_KERNEL); \
+		return wait_begin(ctx, plain_number(ctx[0]), kind, class); \
 	} \
 	SEC("?fexit/" #fn) \
 	int fn##__fexit(__u64 *ctx) \
 	{ \
-		return wait_end(ctx[0], outcome(fexit_return(ctx, nargs)), WAIT_KERNEL); \
+		return wait_end(plain_number(ctx[0]), outcome(fexit_return(ctx, nargs)), class); \
 	} \
 	SEC("?kprobe/" #fn) \
 	int fn##__kprobe(struct pt_regs *ctx) \
 	{ \
-		return wait_begin(ctx, PT_REGS_PARM1(ctx), kind, WAIT_KERNEL); \
+		return wait_begin(ctx, PT_REGS_PARM1(ctx), kind, class); \
 	} \
 	SEC("?kretprobe/" #fn) \
 	int fn##__kretprobe(struct pt_regs *ctx) \
 	{ \
-		return wait_end(0, outcome(PT_REGS_RC(ctx)), WAIT_KERNEL); \
+		return wait_end(0, outcome(PT_REGS_RC(ctx)), class); \
 	}
 
 #define outcome_of_void(ret) ACQUIRED

@@ -61,35 +61,13 @@ static __always_inline int woke(__u64 uaddr, __u64 ret)
 	return 0;
 }
 
-#define FUTEX_WAIT_FN(fn, kind, nargs) \
-	SEC("?fentry/" #fn) \
-	int fn##__fentry(__u64 *ctx) \
-	{ \
-		return wait_begin(ctx, ctx[0], kind, WAIT_FUTEX); \
-	} \
-	SEC("?fexit/" #fn) \
-	int fn##__fexit(__u64 *ctx) \
-	{ \
-		return wait_end(ctx[0], futex_outcome(fexit_return(ctx, nargs)), WAIT_FUTEX); \
-	} \
-	SEC("?kprobe/" #fn) \
-	int fn##__kprobe(struct pt_regs *ctx) \
-	{ \
-		return wait_begin(ctx, PT_REGS_PARM1(ctx), kind, WAIT_FUTEX); \
-	} \
-	SEC("?kretprobe/" #fn) \
-	int fn##__kretprobe(struct pt_regs *ctx) \
-	{ \
-		return wait_end(0, futex_outcome(PT_REGS_RC(ctx)), WAIT_FUTEX); \
-	}
-
-FUTEX_WAIT_FN(futex_wait, KIND_FUTEX, cfg.futex_wait_nargs)
-FUTEX_WAIT_FN(futex_lock_pi, KIND_FUTEX_PI, cfg.futex_lock_pi_nargs)
+WAIT_FN(futex_wait, KIND_FUTEX, cfg.futex_wait_nargs, futex_outcome, WAIT_FUTEX)
+WAIT_FN(futex_lock_pi, KIND_FUTEX_PI, cfg.futex_lock_pi_nargs, futex_outcome, WAIT_FUTEX)
 
 SEC("?fexit/futex_wake")
 int futex_wake__fexit(__u64 *ctx)
 {
-	return woke(ctx[0], fexit_return(ctx, cfg.futex_wake_nargs));
+	return woke(plain_number(ctx[0]), fexit_return(ctx, cfg.futex_wake_nargs));
 }
 
 #define CALL_FUTEX_WAKE 100

@@ -12,98 +12,18 @@
 
 #include "core.bpf.h"
 
-static __always_inline struct held_key held_key_of(__u64 addr, __u32 kind, __u32 tid)
-{
-	/* Field by field: a compound literal leaves what clang likes in the bytes of a key. */
-	struct held_key key;
-
-	key.addr = addr;
-	key.tid = kind == KIND_RWSEM_READ ? tid : 0;
-	key.kind = kind;
-	return key;
-}
+/* holds.bpf.c; global for the verifier's sake (stacks.bpf.c). */
+extern int hold_begins(__u64 addr, __u32 kind);
+extern int hold_ends(__u64 addr, __u32 kind);
 
 static __always_inline int acquired(__u64 addr, __u32 kind)
 {
-	static const struct hold_stats zero = {};
-	__u64 id = bpf_get_current_pid_tgid();
-	struct held_key key = held_key_of(addr, kind, id);
-	struct lock_key lock = { .addr = addr, .tgid = 0, .kind = kind };
-	struct held new = { .depth = 1 };
-	struct hold_stats *stats;
-	struct counters *c;
-	struct held *old;
-
-	if (!wanted(id >> 32))
-		return 0;
-	c = this_cpu_counters();
-	if (!c)
-		return 0;
-	c->events[EVENTS_SEEN]++;
-	enter(c);
-	stats = bpf_map_lookup_elem(&holds, &lock);
-	if (!stats) {
-		bpf_map_update_elem(&holds, &lock, &zero, BPF_NOEXIST);
-		stats = bpf_map_lookup_elem(&holds, &lock);
-	}
-	if (!stats) {
-		c->lost[LOSS_HOLDS_MAP_FULL]++;
-		goto out;
-	}
-	__sync_fetch_and_add(&stats->acquired, 1);
-	old = bpf_map_lookup_elem(&held, &key);
-	if (old && kind == KIND_RWSEM_READ) {
-		/* One task reads twice: its outermost hold is the one that keeps writers out. */
-		old->depth++;
-		goto out;
-	}
-	if (old)
-		c->lost[LOSS_LOST_RELEASE]++;
-	new.acquired_ns = bpf_ktime_get_ns();
-	if (bpf_map_update_elem(&held, &key, &new, BPF_ANY))
-		c->lost[LOSS_HELD_MAP_FULL]++;
-out:
-	leave(c);
-	return 0;
+	return wanted(bpf_get_current_pid_tgid() >> 32) ? hold_begins(addr, kind) : 0;
 }
 
 static __always_inline int released(__u64 addr, __u32 kind)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-	struct held_key key = held_key_of(addr, kind, id);
-	struct lock_key lock = { .addr = addr, .tgid = 0, .kind = kind };
-	struct hold_stats *stats;
-	struct counters *c;
-	struct held *hold;
-	__u64 ns;
-
-	if (!wanted(id >> 32))
-		return 0;
-	c = this_cpu_counters();
-	if (!c)
-		return 0;
-	c->events[EVENTS_SEEN]++;
-	enter(c);
-	hold = bpf_map_lookup_elem(&held, &key);
-	if (!hold) {
-		c->lost[LOSS_UNMATCHED_RELEASE]++;
-		goto out;
-	}
-	if (hold->depth > 1) {
-		hold->depth--;
-		goto out;
-	}
-	ns = bpf_ktime_get_ns() - hold->acquired_ns;
-	bpf_map_delete_elem(&held, &key);
-	stats = bpf_map_lookup_elem(&holds, &lock);
-	if (!stats)
-		goto out;
-	__sync_fetch_and_add(&stats->holds, 1);
-	__sync_fetch_and_add(&stats->hold_total_ns, ns);
-	raise_max(&stats->hold_max_ns, ns);
-out:
-	leave(c);
-	return 0;
+	return wanted(bpf_get_current_pid_tgid() >> 32) ? hold_ends(addr, kind) : 0;
 }
 
 /* A kprobe knows the lock, its kretprobe the result: the lock waits here in between. */
@@ -146,13 +66,16 @@ static __always_inline int call_ends(__u32 function, __u32 kind, bool got_it)
 #define acquired_if_true(ret) ((__s32)(ret) != 0)
 
 /* `number` tells the functions apart that one task may be inside of at once. */
-#define ACQUIRE_FN(number, fn, kind, got_it) \
+#define ACQUIRE_FN(number, fn, kind, got_it) ACQUIRE_FN_OF(number, fn, kind, 1, got_it)
+
+/* … of a function with `nargs` arguments. */
+#define ACQUIRE_FN_OF(number, fn, kind, nargs, got_it) \
 	SEC("?fexit/" #fn) \
 	int fn##__fexit(__u64 *ctx) \
 	{ \
-		if (!(got_it(ctx[1]))) \
+		if (!(got_it(ctx[nargs]))) \
 			return 0; \
-		return acquired(ctx[0], kind); \
+		return acquired(plain_number(ctx[0]), kind); \
 	} \
 	SEC("?kprobe/" #fn) \
 	int fn##__kprobe(struct pt_regs *ctx) \
@@ -170,7 +93,7 @@ static __always_inline int call_ends(__u32 function, __u32 kind, bool got_it)
 	SEC("?fentry/" #fn) \
 	int fn##__fentry(__u64 *ctx) \
 	{ \
-		return released(ctx[0], kind); \
+		return released(plain_number(ctx[0]), kind); \
 	} \
 	SEC("?kprobe/" #fn) \
 	int fn##__kprobe(struct pt_regs *ctx) \

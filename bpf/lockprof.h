@@ -61,6 +61,11 @@ enum lock_kind {
 	X(UNPAIRED_END, unpaired_end) \
 	X(SPIN_IN_LOCKPROF, spin_in_lockprof) \
 	X(SPIN_TOO_DEEP, spin_too_deep) \
+	X(SPIN_SITES_FULL, spin_sites_full) \
+	X(SPIN_LOCKS_FULL, spin_locks_full) \
+	X(SPIN_STACKS_FULL, spin_stacks_full) \
+	X(SPIN_HOLDS_FULL, spin_holds_full) \
+	X(SPIN_HELD_TOO_DEEP, spin_held_too_deep) \
 	X(LOST_RELEASE, lost_release) \
 	X(UNMATCHED_RELEASE, unmatched_release) \
 	X(COMPAT_FUTEX, compat_futex)
@@ -78,6 +83,8 @@ enum event_count {
 	WAITS_BEGUN,
 	WAITS_ENDED,
 	FUTEX_RETRIES,
+	/* By another task than the one that acquired: legal, and no loss. */
+	FOREIGN_RELEASES,
 	EVENTS_COUNT,
 };
 
@@ -106,6 +113,8 @@ struct config {
 	/* Bit per lock_kind: which kinds contention_begin/_end account for. The others have a hook of
 	 * their own, and counting both would count twice. */
 	__u32 tracepoint_kinds;
+	/* … and for which kinds they only say when a waiter goes from spinning to sleeping and back. */
+	__u32 phase_kinds;
 	/* Number of arguments of functions whose signature changed between kernels, from BTF. */
 	__u32 rwsem_read_nargs;
 	__u32 rwsem_write_nargs;
@@ -119,6 +128,13 @@ struct config {
 	__u32 user_stacks;
 	/* bpf_task_pt_regs(), 5.15. */
 	__u32 have_task_pt_regs;
+	/* percpu_down_write() is a wait and, with this, an acquisition. */
+	__u32 hold_percpu_rwsem;
+	/* Entries each CPU has of spin_sites, spin_locks, spin_stacks and spin_holds, as powers of two. */
+	__u32 spin_sites_log2;
+	__u32 spin_locks_log2;
+	__u32 spin_stacks_log2;
+	__u32 spin_holds_log2;
 };
 
 enum user_stacks {
@@ -155,6 +171,8 @@ struct site_stats {
 	__u64 wait_max_ns;
 	__u64 aborted;
 	__u64 aborted_total_ns;
+	/* The part of wait_total_ns that was spent spinning, as far as `phase_kinds` tell. */
+	__u64 spin_total_ns;
 };
 
 struct lock_stats {
@@ -163,10 +181,21 @@ struct lock_stats {
 	__u32 hist[HIST_BUCKETS];
 };
 
-/* A task can wait for a futex and, handling a page fault meanwhile, for a kernel lock. */
+/*
+ * A task can wait for a futex and, handling a page fault meanwhile, for a kernel lock; and the writer
+ * of a percpu_rw_semaphore waits for RCU, whose code takes mutexes.
+ */
 enum wait_class {
 	WAIT_KERNEL,
 	WAIT_FUTEX,
+	WAIT_PERCPU_WRITE,
+	WAIT_CLASSES,
+};
+
+enum wait_phase {
+	PHASE_UNKNOWN,
+	PHASE_SPIN,
+	PHASE_SLEEP,
 };
 
 struct wait_key {
@@ -178,6 +207,10 @@ struct wait_key {
 struct wait {
 	struct site_key site;
 	__u64 begin_ns;
+	/* enum wait_phase, since when, and the time of the spinning phases before it. */
+	__u64 phase;
+	__u64 phase_ns;
+	__u64 spin_ns;
 	char comm[16];
 };
 
@@ -185,6 +218,9 @@ struct spin_wait {
 	struct site_key site;
 	__u64 begin_ns;
 	__u32 tid;
+	/* Where its site and its lock are in spin_sites and spin_locks, plus 1; 0: no room. */
+	__u32 site_place;
+	__u32 lock_place;
 	__u32 unused;
 	char comm[16];
 };
@@ -193,6 +229,23 @@ struct spin_waits {
 	__u32 depth;
 	__u32 unused;
 	struct spin_wait wait[MAX_SPIN_DEPTH];
+};
+
+/*
+ * What spin waits come to. In the context of a spinlock no hash may be changed (kernels.md section 4:
+ * hangs every kernel before 7.x), so these are arrays in which every CPU has a part of its own, used as
+ * open-addressed tables. An entry of kind 0 (id 0) is free; a used one is never freed.
+ */
+#define SPIN_PROBES 8
+
+struct spin_site {
+	struct site_key key;
+	struct site_stats stats;
+};
+
+struct spin_lock {
+	struct lock_key key;
+	__u32 hist[HIST_BUCKETS];
 };
 
 /* Where a stack ends; a part of its identity. */
@@ -209,6 +262,11 @@ struct stack {
 	__u32 frames;
 	__u32 end;
 	__u64 pcs[MAX_FRAMES];
+};
+
+struct spin_stack {
+	__u64 id;
+	struct stack stack;
 };
 
 /*
@@ -267,7 +325,10 @@ struct held_key {
 struct held {
 	__u64 acquired_ns;
 	/* Recursive readers: only the outermost hold is timed. */
-	__u64 depth;
+	__u32 depth;
+	__u32 tid;
+	/* hold_stats.generation of the write side when a reader came. */
+	__u64 generation;
 };
 
 struct hold_stats {
@@ -275,6 +336,32 @@ struct hold_stats {
 	__u64 holds;
 	__u64 hold_total_ns;
 	__u64 hold_max_ns;
+	/* Writers so far (write side only): a reader's record from before the last one is stale, for a
+	 * writer that got the lock proves that there was no reader. */
+	__u64 generation;
+};
+
+/* Spinlocks held by a CPU, in the order of their acquisition. */
+#define MAX_SPIN_HELD 16
+
+struct spin_held {
+	/* 0: released out of order. */
+	__u64 addr;
+	__u64 acquired_ns;
+	__u32 kind;
+	/* 1 + its place in spin_holds. */
+	__u32 place;
+};
+
+struct spin_helds {
+	__u32 depth;
+	__u32 unused;
+	struct spin_held held[MAX_SPIN_HELD];
+};
+
+struct spin_hold {
+	struct lock_key key;
+	struct hold_stats stats;
 };
 
 /* An acquire between its kprobe and its kretprobe. */

@@ -47,6 +47,30 @@ struct spin_map {
 };
 extern struct spin_map spin SEC(".maps");
 
+/* The parts of the CPUs one after the other; user space reads them through its own mapping. */
+#define SPIN_TABLE(name, value_type) \
+	struct name##_map { \
+		__uint(type, BPF_MAP_TYPE_ARRAY); \
+		__uint(map_flags, BPF_F_MMAPABLE); \
+		__uint(max_entries, 1); \
+		__type(key, __u32); \
+		__type(value, value_type); \
+	}; \
+	extern struct name##_map name SEC(".maps")
+
+SPIN_TABLE(spin_sites, struct spin_site);
+SPIN_TABLE(spin_locks, struct spin_lock);
+SPIN_TABLE(spin_stacks, struct spin_stack);
+SPIN_TABLE(spin_holds, struct spin_hold);
+
+struct spin_held_map {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct spin_helds);
+};
+extern struct spin_held_map spin_held SEC(".maps");
+
 /* The frame a walk has come to. */
 struct walk {
 	__u64 ip;

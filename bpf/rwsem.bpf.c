@@ -30,7 +30,7 @@ static __always_inline int downgraded(__u64 addr)
 SEC("?fentry/downgrade_write")
 int downgrade_write__fentry(__u64 *ctx)
 {
-	return downgraded(ctx[0]);
+	return downgraded(plain_number(ctx[0]));
 }
 
 SEC("?kprobe/downgrade_write")

@@ -4,6 +4,7 @@
  * src/bpf/selftest.rs only.
  */
 #include "hold.bpf.h"
+#include "spinhold.bpf.h"
 
 enum { SELFTEST_ACQUIRE, SELFTEST_RELEASE };
 
@@ -18,27 +19,58 @@ int hold__selftest(struct bpf_raw_tracepoint_args *ctx)
 	return released(addr, kind);
 }
 
+SEC("?raw_tp/selftest")
+int spinhold__selftest(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u64 addr = ctx->args[1];
+	__u32 kind = ctx->args[2];
+
+	if (ctx->args[0] == SELFTEST_ACQUIRE)
+		return spin_acquired(addr, kind);
+	return spin_released(addr, kind);
+}
+
+/* A slow path that is hooked itself, and not by a tracepoint. */
+SEC("?raw_tp/selftest")
+int spin__selftest(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u64 addr = ctx->args[1];
+	__u32 kind = ctx->args[2];
+
+	if (ctx->args[0] == SELFTEST_ACQUIRE)
+		return spin_begin(ctx, addr, kind);
+	return spin_call_ends(addr);
+}
+
+SEC("?raw_tp/selftest")
+int wait__selftest(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u64 addr = ctx->args[1];
+	__u32 kind = ctx->args[2];
+
+	if (ctx->args[0] == SELFTEST_ACQUIRE)
+		return wait_begin(ctx, addr, kind, WAIT_KERNEL);
+	return wait_end(addr, ACQUIRED, WAIT_KERNEL);
+}
+
 enum { SELFTEST_RACED, SELFTEST_DEEP };
 
 /* A stack of `frames` made-up frames, kept by somebody the scratch may no longer belong to. */
 SEC("?raw_tp/selftest")
 int stack__selftest(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct counters *c = this_cpu_counters();
 	__u32 slot = SCRATCH_TASK;
 	struct stack_scratch *s = bpf_map_lookup_elem(&scratch, &slot);
-	__u64 owner = 1;
-	bool is_new = false;
 
-	if (!s || !c)
+	if (!s)
 		return 0;
-	*(volatile __u64 *)&s->owner = ctx->args[0] == SELFTEST_RACED ? 2 : owner;
+	*(volatile __u64 *)&s->owner = ctx->args[0] == SELFTEST_RACED ? 2 : bpf_get_current_pid_tgid();
 	s->stack.frames = 1;
 	s->stack.end = STACK_COMPLETE;
 	if (ctx->args[0] == SELFTEST_DEEP) {
 		s->stack.frames = MAX_FRAMES;
 		s->stack.end = STACK_TRUNCATED;
 	}
-	keep_stack(c, s, owner, &is_new);
+	keep_stack(slot, 0);
 	return 0;
 }

@@ -32,61 +32,15 @@ static __always_inline void notify(struct counters *c, __u32 kind, __u32 tgid)
 	bpf_ringbuf_submit(notice, 0);
 }
 
-static __always_inline __u64 hash_frames(const struct stack *stack, __u32 frames)
+/* Entry number `probe` for a hash in this CPU's part of a table of `1 << log2` entries per CPU. */
+static __always_inline __u32 spin_index(__u32 log2, __u64 hash, __u32 probe)
 {
-	__u64 hash = frames | (__u64)stack->end << 32;
-
-	for (__u32 i = 0; i < MAX_FRAMES; i++) {
-		if (i >= frames)
-			break;
-		hash = (hash ^ stack->pcs[i]) * 0x9e3779b97f4a7c15ULL;
-		hash ^= hash >> 32;
-	}
-	return hash < STACK_FIRST_ID ? hash + STACK_FIRST_ID : hash;
+	return (bpf_get_smp_processor_id() << log2) |
+	       (((__u32)(hash >> 32) + probe) & ((1U << log2) - 1));
 }
 
-/*
- * Keeps the stack in `s` and returns its id.
- *
- * An fentry program can be preempted, and the next task's program on this CPU then writes into the
- * same scratch. `owner` shows it: whoever comes later leaves its own name there.
- */
-static __always_inline __u64 keep_stack(struct counters *c, struct stack_scratch *s, __u64 owner,
-					bool *is_new)
-{
-	volatile __u64 *owner_now = &s->owner;
-	__u32 frames = s->stack.frames;
-	__u64 id;
-
-	if (frames > MAX_FRAMES)
-		frames = MAX_FRAMES;
-	if (s->stack.end == STACK_TRUNCATED)
-		c->lost[LOSS_STACK_TRUNCATED]++;
-	else if (s->stack.end == STACK_NO_RULE)
-		c->lost[LOSS_UNWIND_NO_RULE]++;
-	else if (s->stack.end == STACK_READ_FAILED)
-		c->lost[LOSS_UNWIND_READ_FAILED]++;
-	id = hash_frames(&s->stack, frames);
-	if (*owner_now != owner) {
-		c->lost[LOSS_STACK_SCRATCH_RACED]++;
-		return STACK_LOST;
-	}
-	if (bpf_map_lookup_elem(&stacks, &id))
-		return id;
-	/* -17: EEXIST, another CPU was faster with the same stack. */
-	long err = bpf_map_update_elem(&stacks, &id, &s->stack, BPF_NOEXIST);
-	if (err && err != -17) {
-		c->lost[LOSS_STACKS_MAP_FULL]++;
-		return STACK_LOST;
-	}
-	if (*owner_now != owner) {
-		bpf_map_delete_elem(&stacks, &id);
-		c->lost[LOSS_STACK_SCRATCH_RACED]++;
-		return STACK_LOST;
-	}
-	*is_new = true;
-	return id;
-}
+/* stacks.bpf.c: the id of the stack in the scratch slot, which is kept under it; tgid: whose user stack. */
+extern __u64 keep_stack(__u32 slot, __u32 tgid);
 
 /* bpf_get_stack(); false: there was none. */
 static __always_inline bool take_stack(void *ctx, struct counters *c, struct stack_scratch *s,
@@ -103,40 +57,34 @@ static __always_inline bool take_stack(void *ctx, struct counters *c, struct sta
 	return true;
 }
 
-static __noinline __u64 kernel_stack(void *ctx, struct counters *c, __u32 slot)
+static __always_inline __u64 kernel_stack(void *ctx, struct counters *c, __u32 slot)
 {
 	struct stack_scratch *s = bpf_map_lookup_elem(&scratch, &slot);
-	bool is_new = false;
-	__u64 owner;
 
-	if (!s || !c)
+	if (!s)
 		return STACK_LOST;
-	owner = bpf_get_current_pid_tgid();
-	*(volatile __u64 *)&s->owner = owner;
+	*(volatile __u64 *)&s->owner = bpf_get_current_pid_tgid();
 	if (!take_stack(ctx, c, s, 0, STACK_COMPLETE)) {
 		c->lost[LOSS_KERNEL_STACK_FAILED]++;
 		return STACK_LOST;
 	}
-	return keep_stack(c, s, owner, &is_new);
+	return keep_stack(slot, 0);
 }
 
 /* unwind.bpf.c */
 extern __u32 walk_user_stack(__u32 slot, __u32 tgid);
 
-static __noinline __u64 user_stack(void *ctx, struct counters *c, __u32 tgid, __u32 slot)
+static __always_inline __u64 user_stack(void *ctx, struct counters *c, __u32 tgid, __u32 slot)
 {
 	struct stack_scratch *s = bpf_map_lookup_elem(&scratch, &slot);
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u32 result = WALK_NO_TABLE;
-	bool is_new = false;
-	__u64 owner, id;
 
-	if (!s || !c)
+	if (!s)
 		return STACK_LOST;
 	if (cfg.user_stacks == USER_STACKS_OFF || BPF_CORE_READ(task, flags) & PF_KTHREAD)
 		return STACK_NOT_TAKEN;
-	owner = bpf_get_current_pid_tgid();
-	*(volatile __u64 *)&s->owner = owner;
+	*(volatile __u64 *)&s->owner = bpf_get_current_pid_tgid();
 	if (cfg.user_stacks == USER_STACKS_TABLES) {
 		result = walk_user_stack(slot, tgid);
 		/* A worker of io_uring: a thread of the process that never left the kernel. */
@@ -151,12 +99,7 @@ static __noinline __u64 user_stack(void *ctx, struct counters *c, __u32 tgid, __
 		if (cfg.user_stacks == USER_STACKS_TABLES)
 			c->lost[LOSS_UNWIND_NO_TABLE]++;
 	}
-	id = keep_stack(c, s, owner, &is_new);
-	/* No ring buffer under a spinlock: it hung 6.12 (kernels.md section 4). User space also
-	 * looks at every process it knows from time to time. */
-	if (is_new && slot == SCRATCH_TASK)
-		notify(c, NOTICE_STACK, tgid);
-	return id;
+	return keep_stack(slot, tgid);
 }
 
 #endif

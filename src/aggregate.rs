@@ -68,7 +68,7 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
         let (kernel_stack, user_stack) = table.of_site(id);
         let lock = locks.entry(id.lock).or_insert_with(|| empty(id.lock));
         lock.wait.merge(wait);
-        lock.sites.push(Site { pid: id.pid, kernel_stack, user_stack, wait: *wait, hold: None });
+        lock.sites.push(Site { pid: id.pid, kernel_stack, user_stack, wait: *wait });
     }
     for wait in &capture.in_flight {
         let (kernel_stack, user_stack) = table.of_site(&wait.site);
@@ -169,6 +169,7 @@ mod tests {
             },
             ended_by: EndReason::Duration,
             hold: false,
+            hold_families: vec![],
         }
     }
 

@@ -1,15 +1,17 @@
 //! `lockprof doctor`: Facts and Plan in human words.
 
-use crate::attach::catalog;
-use crate::attach::plan::{Plan, Wishes};
+use crate::attach::catalog::{self, Level};
+use crate::attach::plan::{Hook, Only, Plan, Wishes};
 use crate::failure::{Exit, Failure};
 use crate::kernel::{Facts, Trial};
 use crate::model::{Backend, Family};
+use serde::Serialize;
 use std::io::{self, Write};
 
-/// Asks the kernel about everything the catalog may want.
-pub fn gather() -> anyhow::Result<Facts> {
-    Facts::gather(&catalog::function_names(), &catalog::tracepoint_names())
+/// Asks the kernel about everything the catalog may want, with the holds of these families.
+pub fn gather(hold: &[Family]) -> anyhow::Result<Facts> {
+    let functions: Vec<&str> = catalog::functions_for(hold).map(|function| function.name).collect();
+    Facts::gather(&functions, &catalog::tracepoint_names())
 }
 
 /// Why nothing can be traced here, as an error with a way out; `None` when something can.
@@ -41,63 +43,264 @@ pub fn refusal(facts: &Facts, plan: &Plan) -> Option<Failure> {
     Some(Failure::new(Exit::CannotTrace, message, hint))
 }
 
-/// Writes the report; true when something can be traced.
-pub fn report(facts: &Facts, wishes: &Wishes, out: &mut dyn Write) -> io::Result<bool> {
-    let plan = Plan::new(facts, wishes);
-    let with_hold = Plan::new(facts, &Wishes { hold: true, ..*wishes });
+/// Why the holds that were asked for cannot be timed at all here; `None` when they can.
+pub fn hold_refusal(facts: &Facts, wishes: &Wishes) -> Option<Failure> {
+    let exists = |name: &str| facts.functions.get(name).is_some_and(|about| about.in_kallsyms);
+    let spinning = [
+        (Family::Spinlock, "_raw_spin_unlock", "rt_spin_unlock"),
+        (Family::Rwlock, "_raw_read_unlock", "rt_read_unlock"),
+    ];
+    for (family, unlock, realtime_unlock) in spinning {
+        if wishes.hold.contains(&family) && !exists(unlock) && !exists(realtime_unlock) {
+            return Some(Failure::new(
+                Exit::CannotTrace,
+                format!(
+                    "Cannot time {} holds: this kernel inlines {unlock} (CONFIG_UNINLINE_SPIN_UNLOCK is off)",
+                    family.name()
+                ),
+                format!("leave {0} out of --hold; waits for {0}s are seen without it", family.name()),
+            ));
+        }
+    }
+    None
+}
 
-    writeln!(
-        out,
-        "Kernel      {} {}{}",
-        facts.release,
-        facts.arch,
-        if facts.realtime { ", PREEMPT_RT" } else { "" }
-    )?;
-    writeln!(out, "Privileges  {}", privileges(facts))?;
-    writeln!(out, "Lockdown    {}", facts.lockdown.as_deref().unwrap_or("none"))?;
-    writeln!(out, "BTF         {}", if facts.btf { "yes" } else { "no: fentry is impossible" })?;
-    writeln!(
-        out,
-        "Symbols     {}",
-        match facts.kallsyms {
-            true => "yes",
-            false => "hidden: kernel frames stay addresses (sysctl kernel.kptr_restrict=0, or run as root)",
+/// What one aspect of a family shows on this kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sight {
+    pub seen: Seen,
+    /// The methods used: `fentry`, `tracepoint`.
+    pub methods: Vec<&'static str>,
+    /// What is not seen, and why.
+    pub missing: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seen {
+    Yes,
+    Partly,
+    No,
+}
+
+impl Sight {
+    fn no(why: &str) -> Sight {
+        Sight { seen: Seen::No, methods: vec![], missing: vec![why.into()] }
+    }
+
+    fn of(hooks: &[&Hook], mut missing: Vec<String>) -> Sight {
+        let mut methods: Vec<&str> =
+            hooks.iter().filter_map(|hook| hook.backend.map(Backend::name)).collect();
+        methods.sort_unstable();
+        methods.dedup();
+        for hook in hooks.iter().filter(|hook| hook.backend.is_none()) {
+            let what = match (&hook.blind, methods.is_empty()) {
+                // Nothing at all is seen: the reasons are enough.
+                (Some(_), true) => hook.reason.clone(),
+                (Some(blind), false) => format!("{blind} ({})", hook.reason),
+                (None, _) => continue,
+            };
+            if !missing.contains(&what) {
+                missing.push(what);
+            }
         }
-    )?;
-    writeln!(out)?;
-    writeln!(out, "Methods")?;
-    writeln!(out, "  fentry        {}", words(&fentry(facts)))?;
-    writeln!(out, "  kprobe.multi  {}", words(&facts.kprobe_multi))?;
-    writeln!(out, "  kprobe        {}", words(&facts.kprobe))?;
-    writeln!(out, "  tracepoint    {}", words(&facts.raw_tracepoint))?;
-    writeln!(out)?;
-    writeln!(out, "Waits")?;
-    for family in Family::ALL {
-        for line in family_lines(&plan, family) {
-            writeln!(out, "  {:<13} {line}", family.name())?;
+        let seen = match (methods.is_empty(), missing.is_empty()) {
+            (true, _) => Seen::No,
+            (false, true) => Seen::Yes,
+            (false, false) => Seen::Partly,
+        };
+        Sight { seen, methods, missing }
+    }
+
+    fn word(&self) -> String {
+        let methods = self.methods.join(", ");
+        match self.seen {
+            Seen::Yes => methods,
+            Seen::Partly => format!("partly: {methods}"),
+            Seen::No => "no".into(),
         }
     }
-    writeln!(out)?;
-    writeln!(out, "Acquisitions and holds (--hold)")?;
-    for family in [Family::Mutex, Family::Rwsem] {
-        writeln!(out, "  {:<13} {}", family.name(), hold_line(&with_hold, family))?;
+}
+
+/// A family on this kernel: who waits, for how long it is held, by whom, and who released it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FamilySight {
+    pub family: &'static str,
+    pub wait: Sight,
+    pub hold: Sight,
+    pub owner: Sight,
+    pub release: Sight,
+}
+
+/// Locks that are no family of ours: where their waits appear, or why not.
+pub fn elsewhere(facts: &Facts) -> Vec<(&'static str, String)> {
+    let vma = match facts.version() {
+        version if version < (6, 4) => "this kernel has none (they came with 6.4)",
+        version if version < (6, 15) => {
+            "a writer's waits are rwsem:W of vma_lock.lock; readers never wait, they take mmap_lock instead"
+        }
+        _ => {
+            "not seen: since 6.15 a writer waits on a counter (vm_refcnt, rcuwait) without any lock event; \
+             readers never wait, they take mmap_lock instead"
+        }
+    };
+    vec![
+        ("vma-lock", vma.into()),
+        ("lockref", "waits are those for the spinlock inside it; its compare-and-exchange loop waits for nobody".into()),
+        ("file-lock", "flock and POSIX locks: not seen in this version".into()),
+    ]
+}
+
+/// Facts, Plan and what follows from them.
+pub struct Diagnosis {
+    plan: Plan,
+    pub families: Vec<FamilySight>,
+    pub refusal: Option<Failure>,
+    pub json: serde_json::Value,
+}
+
+impl Diagnosis {
+    pub fn new(facts: &Facts, only: Option<Only>) -> Diagnosis {
+        let wishes = Wishes { only, hold: catalog::HOLD_FAMILIES.to_vec(), follow_forks: true };
+        let plan = Plan::new(facts, &wishes);
+        let families: Vec<FamilySight> =
+            Family::ALL.into_iter().map(|family| family_sight(&plan, family)).collect();
+        let elsewhere: serde_json::Map<String, serde_json::Value> =
+            elsewhere(facts).into_iter().map(|(name, what)| (name.to_string(), what.into())).collect();
+        let json = serde_json::json!({
+            "schema": "lockprof.doctor/1",
+            "kernel": facts.release,
+            "arch": facts.arch,
+            "realtime": facts.realtime,
+            "families": families,
+            "elsewhere": elsewhere,
+            "hooks": plan.hooks.iter().map(|hook| serde_json::json!({
+                "function": hook.function,
+                "backend": hook.backend.map(Backend::name),
+                "reason": hook.reason,
+            })).collect::<Vec<_>>(),
+        });
+        Diagnosis { refusal: refusal(facts, &plan), plan, families, json }
     }
-    writeln!(out, "  {:<13} not in this version", "others")?;
-    writeln!(out)?;
-    writeln!(out, "Functions")?;
-    for hook in &with_hold.hooks {
-        let method = hook.backend.map_or("skipped", Backend::name);
-        writeln!(out, "  {:<36} {:<13} {}", hook.function, method, hook.reason)?;
-    }
-    writeln!(out)?;
-    match refusal(facts, &plan) {
-        None => writeln!(out, "lockprof can trace here.")?,
-        Some(failure) => {
-            writeln!(out, "{}", failure.message)?;
-            writeln!(out, "hint: {}", failure.hint.unwrap_or_default())?;
+
+    /// The report in words.
+    pub fn write(&self, facts: &Facts, out: &mut dyn Write) -> io::Result<()> {
+        let realtime = if facts.realtime { ", PREEMPT_RT" } else { "" };
+        writeln!(out, "Kernel      {} {}{realtime}", facts.release, facts.arch)?;
+        writeln!(out, "Privileges  {}", privileges(facts))?;
+        writeln!(out, "Lockdown    {}", facts.lockdown.as_deref().unwrap_or("none"))?;
+        writeln!(out, "BTF         {}", if facts.btf { "yes" } else { "no: fentry is impossible" })?;
+        writeln!(
+            out,
+            "Symbols     {}",
+            match facts.kallsyms {
+                true => "yes",
+                false =>
+                    "hidden: kernel frames stay addresses (sysctl kernel.kptr_restrict=0, or run as root)",
+            }
+        )?;
+        writeln!(out)?;
+        writeln!(out, "Methods")?;
+        writeln!(out, "  fentry        {}", words(&fentry(facts)))?;
+        writeln!(out, "  kprobe.multi  {}", words(&facts.kprobe_multi))?;
+        writeln!(out, "  kprobe        {}", words(&facts.kprobe))?;
+        writeln!(out, "  tracepoint    {}", words(&facts.raw_tracepoint))?;
+        writeln!(out)?;
+        self.write_families(facts, out)?;
+        writeln!(out, "Functions")?;
+        for hook in &self.plan.hooks {
+            let method = hook.backend.map_or("skipped", Backend::name);
+            writeln!(out, "  {:<38} {:<13} {}", hook.function, method, hook.reason)?;
+        }
+        writeln!(out)?;
+        match &self.refusal {
+            None => writeln!(out, "lockprof can trace here."),
+            Some(failure) => {
+                writeln!(out, "{}", failure.message)?;
+                writeln!(out, "hint: {}", failure.hint.as_deref().unwrap_or_default())
+            }
         }
     }
-    Ok(plan.sees_anything())
+
+    fn write_families(&self, facts: &Facts, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "{:<15}{:<24}{:<22}{:<7}release (--hold)",
+            "Families", "wait", "hold (--hold)", "owner"
+        )?;
+        for sight in &self.families {
+            writeln!(
+                out,
+                "  {:<13}{:<24}{:<22}{:<7}{}",
+                sight.family,
+                sight.wait.word(),
+                sight.hold.word(),
+                sight.owner.word(),
+                sight.release.word()
+            )?;
+        }
+        for (name, what) in elsewhere(facts) {
+            writeln!(out, "  {name:<13}{what}")?;
+        }
+        writeln!(out)?;
+        writeln!(out, "Not seen")?;
+        for sight in &self.families {
+            for (aspect, sight_of) in [("wait", &sight.wait), ("hold", &sight.hold)] {
+                for missing in &sight_of.missing {
+                    writeln!(out, "  {} {aspect}: {missing}", sight.family)?;
+                }
+            }
+        }
+        writeln!(out, "  owner: not read in this version, for any family")?;
+        writeln!(out)
+    }
+}
+
+fn family_sight(plan: &Plan, family: Family) -> FamilySight {
+    let hooks = plan.family(family);
+    let of_level = |wanted: Level| -> Vec<&Hook> {
+        hooks
+            .iter()
+            .copied()
+            .filter(|hook| catalog::function(hook.function).map_or(Level::Contended, |f| f.level) == wanted)
+            // The tracepoints that also say when a waiter stops spinning are no way to see its wait.
+            .filter(|hook| wanted == Level::Hold || hook.function != "futex_wake")
+            .collect()
+    };
+    let waits = of_level(Level::Contended);
+    let by_tracepoint = waits.iter().any(|hook| hook.function == "contention_begin" && hook.backend.is_some());
+    // Functions that are not there are no hole where the tracepoints serve instead: the hole is theirs.
+    let waits: Vec<&Hook> = waits
+        .into_iter()
+        .filter(|hook| !(by_tracepoint && hook.backend.is_none() && catalog::function(hook.function).is_some()))
+        .collect();
+    let holes = catalog::tracepoint_holes(family).filter(|_| by_tracepoint);
+    let wait = Sight::of(&waits, holes.map(String::from).into_iter().collect());
+
+    let holds = of_level(Level::Hold);
+    let (hold, release) = match family {
+        Family::Futex => (
+            Sight::no("a futex is held and released in user space"),
+            Sight::no("only wakes are seen (futex_wake), and only where somebody waits"),
+        ),
+        Family::Semaphore => (
+            Sight::no("a semaphore has no holder: anybody may call up()"),
+            Sight::no("anybody may call up(), and no release belongs to an acquisition"),
+        ),
+        _ => {
+            let releases: Vec<&Hook> = holds.iter().copied().filter(|hook| is_release(hook.function)).collect();
+            let readers = match family {
+                Family::PercpuRwsem => vec!["readers: counted per CPU, inline, released by anybody".to_string()],
+                _ => vec![],
+            };
+            (Sight::of(&holds, readers.clone()), Sight::of(&releases, readers))
+        }
+    };
+    FamilySight { family: family.name(), wait, hold, owner: Sight::no("not read in this version"), release }
+}
+
+fn is_release(function: &str) -> bool {
+    function.contains("unlock") || function.starts_with("up_") || function == "percpu_up_write"
 }
 
 fn privileges(facts: &Facts) -> String {
@@ -127,56 +330,5 @@ fn words(trial: &Trial) -> String {
     match trial {
         Trial::Works => "works".into(),
         Trial::Refused(why) => format!("no: {why}"),
-    }
-}
-
-fn family_lines(plan: &Plan, family: Family) -> Vec<String> {
-    let hooks = plan.family(family);
-    let used: Vec<_> = hooks.iter().filter(|hook| hook.backend.is_some()).collect();
-    let mut lines = Vec::new();
-    if used.is_empty() {
-        let mut reasons: Vec<&str> = hooks.iter().map(|hook| hook.reason.as_str()).collect();
-        reasons.dedup();
-        lines.push(format!(
-            "not seen: {}",
-            if reasons.is_empty() { "no hook".into() } else { reasons.join("; ") }
-        ));
-        return lines;
-    }
-    let mut methods: Vec<String> = used
-        .iter()
-        .map(|hook| format!("{} {}", hook.backend.map_or("", Backend::name), hook.function))
-        .collect();
-    methods.dedup();
-    lines.push(format!("seen by {}", methods.join(", ")));
-    let by_tracepoint = used.iter().any(|hook| hook.function == "contention_begin");
-    if by_tracepoint && let Some(holes) = catalog::tracepoint_holes(family) {
-        lines.push(format!("  missing: {holes}"));
-    }
-    for hook in hooks.iter().filter(|hook| hook.backend.is_none()) {
-        if let Some(blind) = &hook.blind
-            && !by_tracepoint
-        {
-            lines.push(format!("  missing: {blind} ({})", hook.reason));
-        }
-    }
-    lines
-}
-
-fn hold_line(plan: &Plan, family: Family) -> String {
-    let hold: Vec<_> = plan
-        .family(family)
-        .into_iter()
-        .filter(|hook| {
-            catalog::FUNCTIONS
-                .iter()
-                .any(|function| function.name == hook.function && function.level == catalog::Level::Hold)
-        })
-        .collect();
-    let used = hold.iter().filter(|hook| hook.backend.is_some()).count();
-    match hold.iter().find(|hook| hook.backend.is_none()) {
-        None => format!("seen, {used} functions hooked"),
-        Some(missing) if used > 0 => format!("partly seen: {} is not ({})", missing.function, missing.reason),
-        Some(missing) => format!("not seen: {}", missing.reason),
     }
 }

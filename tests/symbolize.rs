@@ -278,7 +278,7 @@ fn lock(kind: LockKind, addr: u64, pid: u32) -> Lock {
         hist: None,
         hold: None,
         wakes: None,
-        sites: vec![Site { pid, kernel_stack: kernel, user_stack: user, wait, hold: None }],
+        sites: vec![Site { pid, kernel_stack: kernel, user_stack: user, wait }],
         in_flight: Vec::new(),
     }
 }

@@ -22,6 +22,12 @@ pub struct LockFn {
     pub level: Level,
     /// What is not seen without this hook, as a user would say it.
     pub blind: &'static str,
+    /// Kernels without it lose nothing by that: it belongs to another version or configuration.
+    pub optional: bool,
+    /// Only by fentry: there is no kprobe program.
+    pub fentry_only: bool,
+    /// Of no use without this function (an unlock that may be inlined).
+    pub needs: Option<&'static str>,
 }
 
 impl LockFn {
@@ -29,8 +35,29 @@ impl LockFn {
     ///
     /// A return probe then needs an instance per sleeping task, of all processes.
     pub fn sleeps(&self) -> bool {
-        let never = ["futex_wake", "mutex_unlock", "up_write", "up_read", "downgrade_write"];
-        !never.contains(&self.name) && !self.name.ends_with("_trylock")
+        const NEVER: [&str; 12] = [
+            "futex_wake",
+            "mutex_unlock",
+            "up_write",
+            "up_read",
+            "downgrade_write",
+            "rt_mutex_unlock",
+            "rt_spin_unlock",
+            "rt_read_unlock",
+            "rt_write_unlock",
+            "percpu_up_write",
+            "native_queued_spin_lock_slowpath",
+            "__pv_queued_spin_lock_slowpath",
+        ];
+        !(NEVER.contains(&self.name) || self.name.contains("trylock") || self.name.starts_with("queued_"))
+    }
+
+    const fn optional(self) -> LockFn {
+        LockFn { optional: true, ..self }
+    }
+
+    const fn spins(self, needs: &'static str) -> LockFn {
+        LockFn { fentry_only: true, needs: Some(needs), ..self }
     }
 }
 
@@ -38,16 +65,15 @@ impl LockFn {
 #[derive(Debug)]
 pub struct Tracepoint {
     pub name: &'static str,
-    pub families: &'static [Family],
     pub since: &'static str,
 }
 
 const fn contended(name: &'static str, kind: LockKind, blind: &'static str) -> LockFn {
-    LockFn { name, kind, level: Level::Contended, blind }
+    LockFn { name, kind, level: Level::Contended, blind, optional: false, fentry_only: false, needs: None }
 }
 
 const fn hold(name: &'static str, kind: LockKind, blind: &'static str) -> LockFn {
-    LockFn { name, kind, level: Level::Hold, blind }
+    LockFn { name, kind, level: Level::Hold, blind, optional: false, fentry_only: false, needs: None }
 }
 
 pub const FUNCTIONS: &[LockFn] = &[
@@ -55,9 +81,35 @@ pub const FUNCTIONS: &[LockFn] = &[
     contended("__mutex_lock_slowpath", LockKind::Mutex, "waits for a mutex"),
     contended("__mutex_lock_killable_slowpath", LockKind::Mutex, "killable waits for a mutex"),
     contended("__mutex_lock_interruptible_slowpath", LockKind::Mutex, "interruptible waits for a mutex"),
+    contended("__ww_mutex_lock_slowpath", LockKind::Mutex, "waits for a ww_mutex"),
+    contended(
+        "__ww_mutex_lock_interruptible_slowpath",
+        LockKind::Mutex,
+        "interruptible waits for a ww_mutex",
+    ),
     // kernel/locking/rwsem.c
     contended("rwsem_down_read_slowpath", LockKind::RwsemRead, "waits to read an rw_semaphore"),
     contended("rwsem_down_write_slowpath", LockKind::RwsemWrite, "waits to write an rw_semaphore"),
+    // kernel/locking/qspinlock.c, qrwlock.c
+    contended("native_queued_spin_lock_slowpath", LockKind::Spinlock, "waits for a spinlock"),
+    contended(
+        "__pv_queued_spin_lock_slowpath",
+        LockKind::Spinlock,
+        "waits for a spinlock under a hypervisor with paravirtual spinlocks",
+    )
+    .optional(),
+    contended("queued_read_lock_slowpath", LockKind::RwlockRead, "waits to read an rwlock"),
+    contended("queued_write_lock_slowpath", LockKind::RwlockWrite, "waits to write an rwlock"),
+    // kernel/locking/semaphore.c
+    contended("__down", LockKind::Semaphore, "waits for a semaphore"),
+    contended("__down_interruptible", LockKind::Semaphore, "interruptible waits for a semaphore"),
+    contended("__down_killable", LockKind::Semaphore, "killable waits for a semaphore"),
+    contended("__down_timeout", LockKind::Semaphore, "waits for a semaphore with a timeout"),
+    // kernel/locking/percpu-rwsem.c
+    contended("percpu_rwsem_wait", LockKind::PercpuRwsemRead, "waits to read a percpu_rw_semaphore"),
+    contended("percpu_down_write", LockKind::PercpuRwsemWrite, "waits to write a percpu_rw_semaphore"),
+    // kernel/locking/rtmutex.c, up to 5.14
+    contended("rt_mutex_slowlock", LockKind::RtMutex, "waits for an rt_mutex").optional(),
     // kernel/futex/waitwake.c, pi.c
     contended("futex_wait", LockKind::Futex, "futex waits"),
     contended("futex_lock_pi", LockKind::FutexPi, "waits for a priority-inheriting futex"),
@@ -68,6 +120,10 @@ pub const FUNCTIONS: &[LockFn] = &[
     hold("mutex_lock_killable", LockKind::Mutex, "killable mutex acquisitions"),
     hold("mutex_trylock", LockKind::Mutex, "mutex acquisitions by trylock"),
     hold("mutex_unlock", LockKind::Mutex, "mutex hold times"),
+    hold("ww_mutex_lock", LockKind::Mutex, "ww_mutex acquisitions"),
+    hold("ww_mutex_lock_interruptible", LockKind::Mutex, "interruptible ww_mutex acquisitions"),
+    // 5.18; before it a ww_mutex was taken by mutex_trylock()
+    hold("ww_mutex_trylock", LockKind::Mutex, "ww_mutex acquisitions by trylock").optional(),
     hold("down_write", LockKind::RwsemWrite, "rw_semaphore acquisitions for writing"),
     hold("down_write_killable", LockKind::RwsemWrite, "killable rw_semaphore acquisitions for writing"),
     hold("down_write_trylock", LockKind::RwsemWrite, "rw_semaphore acquisitions for writing by trylock"),
@@ -82,45 +138,68 @@ pub const FUNCTIONS: &[LockFn] = &[
     hold("down_read_trylock", LockKind::RwsemRead, "rw_semaphore acquisitions for reading by trylock"),
     hold("up_read", LockKind::RwsemRead, "rw_semaphore read hold times"),
     hold("downgrade_write", LockKind::RwsemWrite, "rw_semaphore downgrades"),
+    hold("percpu_up_write", LockKind::PercpuRwsemWrite, "percpu_rw_semaphore write hold times"),
+    hold("rt_mutex_lock", LockKind::RtMutex, "rt_mutex acquisitions"),
+    hold("rt_mutex_lock_interruptible", LockKind::RtMutex, "interruptible rt_mutex acquisitions"),
+    hold("rt_mutex_lock_killable", LockKind::RtMutex, "killable rt_mutex acquisitions").optional(),
+    hold("rt_mutex_trylock", LockKind::RtMutex, "rt_mutex acquisitions by trylock"),
+    hold("rt_mutex_unlock", LockKind::RtMutex, "rt_mutex hold times"),
+    // kernel/locking/spinlock_rt.c: PREEMPT_RT
+    hold("rt_spin_lock", LockKind::Spinlock, "spinlock acquisitions").optional(),
+    hold("rt_spin_trylock", LockKind::Spinlock, "spinlock acquisitions by trylock").optional(),
+    hold("rt_spin_trylock_bh", LockKind::Spinlock, "spinlock acquisitions by trylock_bh").optional(),
+    hold("rt_spin_unlock", LockKind::Spinlock, "spinlock hold times").optional(),
+    hold("rt_read_lock", LockKind::RwlockRead, "rwlock acquisitions for reading").optional(),
+    hold("rt_read_trylock", LockKind::RwlockRead, "rwlock acquisitions for reading by trylock").optional(),
+    hold("rt_read_unlock", LockKind::RwlockRead, "rwlock read hold times").optional(),
+    hold("rt_write_lock", LockKind::RwlockWrite, "rwlock acquisitions for writing").optional(),
+    hold("rt_write_trylock", LockKind::RwlockWrite, "rwlock acquisitions for writing by trylock").optional(),
+    hold("rt_write_unlock", LockKind::RwlockWrite, "rwlock write hold times").optional(),
+    // kernel/locking/spinlock.c
+    hold("_raw_spin_lock", LockKind::Spinlock, "spinlock acquisitions").spins("_raw_spin_unlock"),
+    hold("_raw_spin_lock_bh", LockKind::Spinlock, "spinlock acquisitions by lock_bh").spins("_raw_spin_unlock"),
+    hold("_raw_spin_lock_irq", LockKind::Spinlock, "spinlock acquisitions by lock_irq").spins("_raw_spin_unlock"),
+    hold("_raw_spin_lock_irqsave", LockKind::Spinlock, "spinlock acquisitions by lock_irqsave").spins("_raw_spin_unlock"),
+    hold("_raw_spin_trylock", LockKind::Spinlock, "spinlock acquisitions by trylock").spins("_raw_spin_unlock"),
+    hold("_raw_spin_trylock_bh", LockKind::Spinlock, "spinlock acquisitions by trylock_bh").spins("_raw_spin_unlock"),
+    hold("_raw_spin_unlock", LockKind::Spinlock, "spinlock hold times").spins("_raw_spin_unlock"),
+    hold("_raw_spin_unlock_bh", LockKind::Spinlock, "spinlock holds that end in unlock_bh").spins("_raw_spin_unlock"),
+    hold("_raw_spin_unlock_irq", LockKind::Spinlock, "spinlock holds that end in unlock_irq").spins("_raw_spin_unlock"),
+    hold("_raw_spin_unlock_irqrestore", LockKind::Spinlock, "spinlock holds that end in unlock_irqrestore").spins("_raw_spin_unlock"),
+    hold("_raw_read_lock", LockKind::RwlockRead, "rwlock acquisitions for reading").spins("_raw_read_unlock"),
+    hold("_raw_read_lock_bh", LockKind::RwlockRead, "rwlock acquisitions for reading by lock_bh").spins("_raw_read_unlock"),
+    hold("_raw_read_lock_irq", LockKind::RwlockRead, "rwlock acquisitions for reading by lock_irq").spins("_raw_read_unlock"),
+    hold("_raw_read_lock_irqsave", LockKind::RwlockRead, "rwlock acquisitions for reading by lock_irqsave").spins("_raw_read_unlock"),
+    hold("_raw_read_trylock", LockKind::RwlockRead, "rwlock acquisitions for reading by trylock").spins("_raw_read_unlock"),
+    hold("_raw_read_unlock", LockKind::RwlockRead, "rwlock read hold times").spins("_raw_read_unlock"),
+    hold("_raw_read_unlock_bh", LockKind::RwlockRead, "rwlock read holds that end in unlock_bh").spins("_raw_read_unlock"),
+    hold("_raw_read_unlock_irq", LockKind::RwlockRead, "rwlock read holds that end in unlock_irq").spins("_raw_read_unlock"),
+    hold("_raw_read_unlock_irqrestore", LockKind::RwlockRead, "rwlock read holds that end in unlock_irqrestore").spins("_raw_read_unlock"),
+    hold("_raw_write_lock", LockKind::RwlockWrite, "rwlock acquisitions for writing").spins("_raw_write_unlock"),
+    hold("_raw_write_lock_nested", LockKind::RwlockWrite, "rwlock nested acquisitions for writing").spins("_raw_write_unlock").optional(),
+    hold("_raw_write_lock_bh", LockKind::RwlockWrite, "rwlock acquisitions for writing by lock_bh").spins("_raw_write_unlock"),
+    hold("_raw_write_lock_irq", LockKind::RwlockWrite, "rwlock acquisitions for writing by lock_irq").spins("_raw_write_unlock"),
+    hold("_raw_write_lock_irqsave", LockKind::RwlockWrite, "rwlock acquisitions for writing by lock_irqsave").spins("_raw_write_unlock"),
+    hold("_raw_write_trylock", LockKind::RwlockWrite, "rwlock acquisitions for writing by trylock").spins("_raw_write_unlock"),
+    hold("_raw_write_unlock", LockKind::RwlockWrite, "rwlock write hold times").spins("_raw_write_unlock"),
+    hold("_raw_write_unlock_bh", LockKind::RwlockWrite, "rwlock write holds that end in unlock_bh").spins("_raw_write_unlock"),
+    hold("_raw_write_unlock_irq", LockKind::RwlockWrite, "rwlock write holds that end in unlock_irq").spins("_raw_write_unlock"),
+    hold("_raw_write_unlock_irqrestore", LockKind::RwlockWrite, "rwlock write holds that end in unlock_irqrestore").spins("_raw_write_unlock"),
 ];
 
-/// Families only the contention tracepoints show in this version.
-pub const TRACEPOINT_ONLY: &[Family] =
-    &[Family::Spinlock, Family::Rwlock, Family::Semaphore, Family::PercpuRwsem, Family::RtMutex];
+/// Families whose acquisitions and holds can be traced, with `--hold`; and what `--hold` alone means.
+pub const HOLD_FAMILIES: &[Family] =
+    &[Family::Mutex, Family::Rwsem, Family::PercpuRwsem, Family::RtMutex, Family::Spinlock, Family::Rwlock];
+pub const HOLD_BY_DEFAULT: &[Family] =
+    &[Family::Mutex, Family::Rwsem, Family::PercpuRwsem, Family::RtMutex];
 
 pub const CONTENTION: [Tracepoint; 2] = [
-    Tracepoint {
-        name: "contention_begin",
-        families: &[
-            Family::Mutex,
-            Family::Rwsem,
-            Family::Spinlock,
-            Family::Rwlock,
-            Family::Semaphore,
-            Family::PercpuRwsem,
-            Family::RtMutex,
-        ],
-        since: "5.19",
-    },
-    Tracepoint {
-        name: "contention_end",
-        families: &[
-            Family::Mutex,
-            Family::Rwsem,
-            Family::Spinlock,
-            Family::Rwlock,
-            Family::Semaphore,
-            Family::PercpuRwsem,
-            Family::RtMutex,
-        ],
-        since: "5.19",
-    },
+    Tracepoint { name: "contention_begin", since: "5.19" },
+    Tracepoint { name: "contention_end", since: "5.19" },
 ];
 
-pub const SYSCALL: [Tracepoint; 2] = [
-    Tracepoint { name: "sys_enter", families: &[Family::Futex], since: "2.6" },
-    Tracepoint { name: "sys_exit", families: &[Family::Futex], since: "2.6" },
-];
+pub const SYSCALL: [Tracepoint; 2] =
+    [Tracepoint { name: "sys_enter", since: "2.6" }, Tracepoint { name: "sys_exit", since: "2.6" }];
 
 /// Processes are followed by these; no lock depends on them.
 pub const LIFECYCLE: [&str; 3] = ["sched_process_fork", "sched_process_exec", "sched_process_exit"];
@@ -140,6 +219,17 @@ pub fn tracepoint_holes(family: Family) -> Option<&'static str> {
 
 pub fn function_names() -> Vec<&'static str> {
     FUNCTIONS.iter().map(|function| function.name).collect()
+}
+
+pub fn function(name: &str) -> Option<&'static LockFn> {
+    FUNCTIONS.iter().find(|function| function.name == name)
+}
+
+/// The functions that may be hooked when the holds of these families are wanted.
+pub fn functions_for(hold: &[Family]) -> impl Iterator<Item = &'static LockFn> {
+    FUNCTIONS
+        .iter()
+        .filter(move |function| function.level == Level::Contended || hold.contains(&function.kind.family()))
 }
 
 pub fn tracepoint_names() -> Vec<&'static str> {

@@ -30,10 +30,11 @@ impl Only {
 }
 
 /// What the user asked for, as far as hooks depend on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
     pub only: Option<Only>,
-    pub hold: bool,
+    /// Families of which every acquire and release is traced.
+    pub hold: Vec<Family>,
     /// Children of the target are followed.
     pub follow_forks: bool,
 }
@@ -64,6 +65,8 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
     /// Kinds that contention_begin/_end account for.
     pub tracepoint_kinds: Vec<LockKind>,
+    /// Kinds whose slow path is hooked and for which contention_begin says when a waiter stops spinning.
+    pub phase_kinds: Vec<LockKind>,
     /// Process life-cycle tracepoints to attach.
     pub lifecycle: Vec<&'static str>,
 }
@@ -71,11 +74,11 @@ pub struct Plan {
 impl Plan {
     pub fn new(facts: &Facts, wishes: &Wishes) -> Plan {
         let mut hooks = Vec::new();
-        for function in catalog::FUNCTIONS {
-            if function.level == Level::Hold && !wishes.hold {
-                continue;
+        for function in catalog::functions_for(&wishes.hold) {
+            let absent = facts.functions.get(function.name).is_none_or(|about| !about.in_kallsyms);
+            if !(function.optional && absent) {
+                hooks.push(plan_function(facts, wishes, function));
             }
-            hooks.push(plan_function(facts, wishes, function));
         }
 
         let hooked: Vec<&str> =
@@ -87,13 +90,23 @@ impl Plan {
         };
         let futex_is_hooked = hooked.contains(&"futex_wait");
 
-        let tracepoints = plan_tracepoints(facts, wishes, &catalog::CONTENTION);
+        let mut unhooked: Vec<Family> = Vec::new();
+        for kind in LockKind::ALL {
+            if !kind.is_user() && !kind_is_hooked(kind) && !unhooked.contains(&kind.family()) {
+                unhooked.push(kind.family());
+            }
+        }
+        let tracepoints = plan_tracepoints(facts, wishes, &catalog::CONTENTION, &unhooked);
         let contention = tracepoints.iter().all(|hook| hook.backend.is_some());
         let tracepoint_kinds: Vec<LockKind> = LockKind::ALL
             .into_iter()
             .filter(|kind| contention && !kind.is_user() && !kind_is_hooked(*kind))
             .collect();
-        let syscalls = plan_tracepoints(facts, wishes, &catalog::SYSCALL);
+        let phase_kinds: Vec<LockKind> = [LockKind::Mutex, LockKind::RwsemRead, LockKind::RwsemWrite]
+            .into_iter()
+            .filter(|kind| contention && kind_is_hooked(*kind))
+            .collect();
+        let syscalls = plan_tracepoints(facts, wishes, &catalog::SYSCALL, &[Family::Futex]);
 
         // What the tracepoints see is not lost with the function that would also have seen it.
         for hook in &mut hooks {
@@ -117,13 +130,7 @@ impl Plan {
                 hook.reason.push_str("; sys_enter/sys_exit serve instead");
             }
         }
-        hooks.extend(tracepoints.into_iter().map(|mut hook| {
-            hook.families.retain(|family| {
-                tracepoint_kinds.iter().any(|kind| kind.family() == *family)
-                    || (!contention && catalog::TRACEPOINT_ONLY.contains(family))
-            });
-            hook
-        }));
+        hooks.extend(tracepoints);
         if !futex_is_hooked {
             hooks.extend(syscalls);
         } else {
@@ -141,7 +148,7 @@ impl Plan {
             .filter(|name| facts.tracepoints.contains(*name) && facts.raw_tracepoint.works())
             .filter(|name| *name != "sched_process_fork" || wishes.follow_forks)
             .collect();
-        Plan { hooks, tracepoint_kinds, lifecycle }
+        Plan { hooks, tracepoint_kinds, phase_kinds, lifecycle }
     }
 
     /// Hooks that will be attached.
@@ -149,9 +156,45 @@ impl Plan {
         self.hooks.iter().filter(|hook| hook.backend.is_some())
     }
 
+    /// Whether the time a waiter for this kind spins is told apart from the time it sleeps.
+    ///
+    /// The tracepoints alone see a mutex's spinning, and nothing of a spinning rw_semaphore writer.
+    pub fn tells_spinning(&self, kind: LockKind) -> bool {
+        match kind {
+            LockKind::Spinlock | LockKind::RwlockRead | LockKind::RwlockWrite => true,
+            LockKind::Semaphore | LockKind::PercpuRwsemRead | LockKind::PercpuRwsemWrite => true,
+            LockKind::Mutex => self.phase_kinds.contains(&kind) || self.tracepoint_kinds.contains(&kind),
+            LockKind::RwsemRead | LockKind::RwsemWrite => self.phase_kinds.contains(&kind),
+            LockKind::RtMutex | LockKind::Futex | LockKind::FutexPi => false,
+        }
+    }
+
     /// Some wait of some family can be seen.
     pub fn sees_anything(&self) -> bool {
         self.used().any(|hook| hook.function != "futex_wake")
+    }
+
+    /// Waits for locks that spin are seen.
+    pub fn sees_spinning(&self) -> bool {
+        let spins = [LockKind::Spinlock, LockKind::RwlockRead, LockKind::RwlockWrite];
+        spins.iter().any(|kind| self.tracepoint_kinds.contains(kind) || self.is_hooked(*kind, Level::Contended))
+    }
+
+    /// Holds of locks that spin are timed.
+    pub fn times_spin_holds(&self) -> bool {
+        self.used().any(|hook| hook.function.starts_with("_raw_"))
+    }
+
+    /// Holds of locks that sleep are timed.
+    pub fn times_sleeping_holds(&self) -> bool {
+        let mut used = self.used().filter_map(|hook| catalog::function(hook.function));
+        used.any(|function| function.level == Level::Hold && !function.fentry_only)
+    }
+
+    /// Some function of this kind and level is hooked.
+    pub fn is_hooked(&self, kind: LockKind, level: Level) -> bool {
+        let mut used = self.used().filter_map(|hook| catalog::function(hook.function));
+        used.any(|function| function.kind == kind && function.level == level)
     }
 
     /// How the waits of a family are seen: the method, or the reason they are not.
@@ -176,6 +219,11 @@ fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>
     let Some(about) = facts.functions.get(function.name) else {
         return (None, "nothing is known about it".into());
     };
+    if let Some(needs) = function.needs
+        && facts.functions.get(needs).is_none_or(|about| !about.in_kallsyms)
+    {
+        return (None, format!("this kernel inlines {needs}: the end of a hold can not be seen"));
+    }
     let mut reasons = Vec::new();
     if allowed(Only::Fentry) {
         match &about.fentry {
@@ -185,7 +233,9 @@ fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>
             crate::kernel::Trial::Refused(why) => reasons.push(why.clone()),
         }
     }
-    if allowed(Only::Kprobe) && about.in_kallsyms {
+    if function.fentry_only {
+        reasons.push("it is hooked by fentry only".into());
+    } else if allowed(Only::Kprobe) && about.in_kallsyms {
         match (&facts.kprobe, &facts.kprobe_multi) {
             (crate::kernel::Trial::Refused(why), _) => reasons.push(why.clone()),
             (_, crate::kernel::Trial::Works) => {
@@ -216,7 +266,13 @@ fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>
     (None, reasons.join("; "))
 }
 
-fn plan_tracepoints(facts: &Facts, wishes: &Wishes, tracepoints: &[Tracepoint]) -> Vec<Hook> {
+/// `families`: those that nothing else shows.
+fn plan_tracepoints(
+    facts: &Facts,
+    wishes: &Wishes,
+    tracepoints: &[Tracepoint],
+    families: &[Family],
+) -> Vec<Hook> {
     let mut hooks = Vec::new();
     for tracepoint in tracepoints {
         let (backend, reason) = if let Some(only @ (Only::Fentry | Only::Kprobe)) = wishes.only {
@@ -228,18 +284,13 @@ fn plan_tracepoints(facts: &Facts, wishes: &Wishes, tracepoints: &[Tracepoint]) 
         } else {
             (Some(Backend::Tracepoint), "raw tracepoint".to_string())
         };
-        let blind = backend.is_none().then(|| {
-            let families: Vec<&str> = tracepoint
-                .families
-                .iter()
-                .filter(|family| catalog::TRACEPOINT_ONLY.contains(family) || **family == Family::Futex)
-                .map(|family| family.name())
-                .collect();
-            format!("waits for {}", families.join(", "))
+        let blind = (backend.is_none() && !families.is_empty()).then(|| {
+            let names: Vec<&str> = families.iter().map(|family| family.name()).collect();
+            format!("waits for {}", names.join(", "))
         });
         hooks.push(Hook {
             function: tracepoint.name,
-            families: tracepoint.families.to_vec(),
+            families: families.to_vec(),
             backend,
             reason,
             blind,

@@ -3,9 +3,10 @@
 use super::load::Tracer;
 use super::skel::types;
 use super::wire;
-use crate::model::RawCapture;
+use crate::model::{RawCapture, SiteId, WaitStats};
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags};
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::ptr::null_mut;
 
@@ -20,7 +21,8 @@ impl Tracer {
 
         each(&maps.sites, |key: types::site_key, value: types::site_stats| {
             if let Some(id) = wire::site_id(&key) {
-                capture.sites.push((id, wire::wait_stats(&value)));
+                let phases_known = self.tells_spinning(id.lock.kind);
+                capture.sites.push((id, wire::wait_stats(&value, phases_known)));
             }
         })
         .context("Failed to read the map of waits per site")?;
@@ -46,6 +48,7 @@ impl Tracer {
         })
         .context("Failed to read the map of ongoing waits")?;
 
+        self.collect_spins(&mut capture);
         let zero = 0u32.to_ne_bytes();
         for cpu in maps.spin.lookup_percpu(&zero, MapFlags::ANY)?.into_iter().flatten() {
             capture.in_flight.extend(wire::spin_waits(&wire::read(&cpu)));
@@ -58,6 +61,40 @@ impl Tracer {
         capture.losses = wire::losses(&counters);
         capture.losses.extend(self.misses());
         Ok(capture)
+    }
+}
+
+impl Tracer {
+    /// One site may have an entry on each CPU.
+    fn collect_spins(&self, capture: &mut RawCapture) {
+        let tables = self.spin_tables();
+        let mut sites: BTreeMap<SiteId, WaitStats> = BTreeMap::new();
+        for entry in tables.sites.entries::<types::spin_site>() {
+            if let Some(id) = wire::site_id(&entry.key) {
+                let stats = wire::wait_stats(&entry.stats, self.tells_spinning(id.lock.kind));
+                sites.entry(id).or_default().merge(&stats);
+            }
+        }
+        // Begun and not ended is in flight, not waited.
+        capture.sites.extend(sites.into_iter().filter(|(_, wait)| wait.contended > 0));
+        for entry in tables.locks.entries::<types::spin_lock>() {
+            let Some(id) = wire::lock_id(&entry.key) else { continue };
+            let lock = capture.locks.entry(id).or_default();
+            lock.hist.resize(lock.hist.len().max(entry.hist.len()), 0);
+            for (sum, count) in lock.hist.iter_mut().zip(entry.hist) {
+                *sum += count;
+            }
+        }
+        for entry in tables.holds.entries::<types::spin_hold>() {
+            if let Some(id) = wire::lock_id(&entry.key) {
+                capture.holds.entry(id).or_default().merge(&wire::hold_stats(&entry.stats));
+            }
+        }
+        for entry in tables.stacks.entries::<types::spin_stack>() {
+            if entry.id != 0 {
+                capture.stacks.insert(entry.id, wire::frames(&entry.stack));
+            }
+        }
     }
 }
 

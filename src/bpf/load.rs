@@ -1,11 +1,12 @@
 //! Plan → open → read-only data and map sizes → autoload by plan → load → attach → activate.
 
+use super::mapped::Mapped;
 use super::skel::{LockprofSkel, LockprofSkelBuilder, types};
 use super::tracefs_kprobe::{self, KprobeEvent};
 use super::wire;
 use crate::attach::plan::{Hook, Plan};
 use crate::kernel::Facts;
-use crate::model::{Backend, Loss};
+use crate::model::{Backend, LockKind, Loss};
 use crate::unwind::{ProcessTable, Row, UserStacks};
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
@@ -63,49 +64,18 @@ pub struct Tracer {
     /// 5.10 counts a miss for nearly every hit of a function that sleeps, although all of 100 waits
     /// of 100 threads arrived (tests/traced/truth.rs); its numbers are not used.
     kprobe_misses_are_known: bool,
-    unwind_rows: SharedRows,
+    unwind_rows: Mapped,
+    unwind_rows_written: usize,
+    spin_tables: SpinTables,
+    kinds_that_tell_spinning: Vec<LockKind>,
 }
 
-/// The array of unwind rows, in our memory too.
-struct SharedRows {
-    rows: *mut Row,
-    capacity: usize,
-    written: usize,
-}
-
-impl SharedRows {
-    fn map(map: &impl MapCore, capacity: usize) -> std::io::Result<SharedRows> {
-        // SAFETY: a fresh mapping, as long as the map's memory (which is whole pages).
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                capacity * size_of::<Row>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
-        Ok(SharedRows { rows: address.cast(), capacity, written: 0 })
-    }
-
-    /// Adds what is new of a list that only grows.
-    fn append(&mut self, all: &[Row]) {
-        let new = &all[self.written.min(all.len())..all.len().min(self.capacity)];
-        // SAFETY: from `written` to `capacity` nobody reads before a process's list says so.
-        unsafe { std::ptr::copy_nonoverlapping(new.as_ptr(), self.rows.add(self.written), new.len()) };
-        self.written += new.len();
-    }
-}
-
-impl Drop for SharedRows {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in map(), of which no reference is left.
-        unsafe { libc::munmap(self.rows.cast(), self.capacity * size_of::<Row>()) };
-    }
+/// What spin waits came to, each CPU's part after the other.
+pub(super) struct SpinTables {
+    pub sites: Mapped,
+    pub locks: Mapped,
+    pub stacks: Mapped,
+    pub holds: Mapped,
 }
 
 struct Attached {
@@ -187,6 +157,7 @@ impl Tracer {
 
         let rodata = open.maps.rodata_data.as_deref_mut().context("The BPF object has no .rodata")?;
         configure(&mut rodata.cfg, plan, facts, settings);
+        SpinSizes::new(plan, settings.map_entries).configure(&mut rodata.cfg);
 
         let entries = settings.map_entries.max(1);
         open.maps.sites.set_max_entries(entries)?;
@@ -194,7 +165,7 @@ impl Tracer {
         open.maps.waits.set_max_entries(entries)?;
         open.maps.locks.set_max_entries((entries / 4).max(1))?;
         // Not asked for, not paid for: preallocated maps take memory.
-        let hold = cfg!(test) || plan.used().any(|hook| hook.function == "mutex_unlock");
+        let hold = cfg!(test) || plan.times_sleeping_holds();
         let holds = if hold { entries } else { 1 };
         open.maps.held.set_max_entries(holds)?;
         open.maps.holds.set_max_entries(holds)?;
@@ -202,6 +173,12 @@ impl Tracer {
         open.maps.notices.set_max_entries(settings.notice_bytes)?;
         open.maps.rows.set_max_entries(settings.unwind_rows.max(1))?;
         open.maps.processes.set_max_entries(settings.unwind_processes.max(1))?;
+        let spin = SpinSizes::new(plan, entries);
+        let cpus = spin.cpus;
+        open.maps.spin_sites.set_max_entries(cpus << spin.sites_log2)?;
+        open.maps.spin_locks.set_max_entries(cpus << spin.locks_log2)?;
+        open.maps.spin_stacks.set_max_entries(cpus << spin.stacks_log2)?;
+        open.maps.spin_holds.set_max_entries(cpus << spin.holds_log2)?;
         let target_entries = match &settings.targets {
             Targets::All => 1,
             Targets::Pids(pids) => entries.max(pids.len() as u32),
@@ -247,8 +224,14 @@ impl Tracer {
         let notices = builder.build().context("Failed to open the ring buffer")?;
 
         let kprobe_misses_are_known = facts.version() >= (5, 11);
-        let unwind_rows = SharedRows::map(&skel.maps.rows, settings.unwind_rows.max(1) as usize)
-            .context("Failed to map the unwind rows")?;
+        let unwind_rows = Mapped::new(&skel.maps.rows).context("Failed to map the unwind rows")?;
+        let spin_table = |map: &libbpf_rs::MapMut<'_>| Mapped::new(map).context("Failed to map a spin table");
+        let spin_tables = SpinTables {
+            sites: spin_table(&skel.maps.spin_sites)?,
+            locks: spin_table(&skel.maps.spin_locks)?,
+            stacks: spin_table(&skel.maps.spin_stacks)?,
+            holds: spin_table(&skel.maps.spin_holds)?,
+        };
         Ok(Tracer {
             links: Vec::new(),
             skel: Box::new(skel),
@@ -256,6 +239,12 @@ impl Tracer {
             notices,
             kprobe_misses_are_known,
             unwind_rows,
+            unwind_rows_written: 0,
+            spin_tables,
+            kinds_that_tell_spinning: LockKind::ALL
+                .into_iter()
+                .filter(|kind| plan.tells_spinning(*kind))
+                .collect(),
         })
     }
 
@@ -325,7 +314,10 @@ impl Tracer {
         if known.is_some_and(|known| wire::read::<types::process>(&known).generation == table.generation) {
             return Ok(true);
         }
-        self.unwind_rows.append(rows);
+        // The list only grows, and nobody reads what is new before a process's list says so.
+        let new = &rows[self.unwind_rows_written.min(rows.len())..rows.len().min(self.unwind_rows.len())];
+        self.unwind_rows.write(self.unwind_rows_written, new);
+        self.unwind_rows_written += new.len();
         let process = wire::process(table);
         // SAFETY: a plain C struct of integers without padding.
         let value = unsafe { plain::as_bytes(&process) };
@@ -349,6 +341,14 @@ impl Tracer {
             Err(err) => return Err(err).context("Failed to poll the ring buffer"),
         }
         Ok(std::mem::take(&mut self.noticed.borrow_mut()))
+    }
+
+    pub(super) fn spin_tables(&self) -> &SpinTables {
+        &self.spin_tables
+    }
+
+    pub(super) fn tells_spinning(&self, kind: LockKind) -> bool {
+        self.kinds_that_tell_spinning.contains(&kind)
     }
 
     pub(super) fn skel(&self) -> &LockprofSkel<'static> {
@@ -399,6 +399,40 @@ impl Tracer {
     }
 }
 
+/// Room for spin waits. Each CPU has a part of its own, as a power of two of entries; all parts
+/// together are about as large as the maps for the waits that sleep, however many CPUs there are.
+struct SpinSizes {
+    cpus: u32,
+    sites_log2: u32,
+    locks_log2: u32,
+    stacks_log2: u32,
+    holds_log2: u32,
+}
+
+impl SpinSizes {
+    /// Entries per CPU, however small --map-entries / CPUs is: 256 CPUs then take 90 MiB.
+    const LEAST_LOG2: u32 = 8;
+
+    fn new(plan: &Plan, map_entries: u32) -> SpinSizes {
+        let cpus = libbpf_rs::num_possible_cpus().map_or(1, |cpus| cpus.max(1) as u32);
+        let share = (map_entries / cpus).max(1).ilog2();
+        // Fewer entries were asked for (to see what then is lost): no least size.
+        let least = if map_entries < 1 << 10 { 0 } else { SpinSizes::LEAST_LOG2 };
+        let sees_spins = cfg!(test) || plan.sees_spinning();
+        let sites_log2 = if sees_spins { share.max(least) } else { 0 };
+        let locks_log2 = sites_log2.saturating_sub(2).max(least.min(sites_log2));
+        let holds_log2 = if cfg!(test) || plan.times_spin_holds() { locks_log2 } else { 0 };
+        SpinSizes { cpus, sites_log2, locks_log2, stacks_log2: sites_log2, holds_log2 }
+    }
+
+    fn configure(&self, cfg: &mut types::config) {
+        cfg.spin_sites_log2 = self.sites_log2;
+        cfg.spin_locks_log2 = self.locks_log2;
+        cfg.spin_stacks_log2 = self.stacks_log2;
+        cfg.spin_holds_log2 = self.holds_log2;
+    }
+}
+
 fn missed_of(info: &libbpf_rs::query::LinkTypeInfo) -> u64 {
     use libbpf_rs::query::{LinkTypeInfo, PerfEventType};
     match info {
@@ -434,6 +468,8 @@ fn configure(cfg: &mut types::config, plan: &Plan, facts: &Facts, settings: &Set
     };
     cfg.tracepoint_kinds =
         plan.tracepoint_kinds.iter().map(|kind| wire::kind_bit(*kind)).fold(0, |a, b| a | b);
+    cfg.phase_kinds = plan.phase_kinds.iter().map(|kind| wire::kind_bit(*kind)).fold(0, |a, b| a | b);
+    cfg.hold_percpu_rwsem = plan.used().any(|hook| hook.function == "percpu_up_write").into();
     // Only fexit programs use these, and those exist only where BTF has the function.
     cfg.rwsem_read_nargs = arguments("rwsem_down_read_slowpath", 3);
     cfg.rwsem_write_nargs = arguments("rwsem_down_write_slowpath", 2);
@@ -497,8 +533,12 @@ mod tests {
     #[test]
     fn every_function_of_the_catalog_has_programs_for_fentry_and_for_kprobes() {
         let programs = programs();
-        for function in catalog::function_names() {
+        for function in catalog::FUNCTIONS {
             for backend in [Backend::Fentry, Backend::Kprobe] {
+                if function.fentry_only && backend == Backend::Kprobe {
+                    continue;
+                }
+                let function = function.name;
                 let found = suffixes(backend)
                     .iter()
                     .any(|suffix| programs.contains(&format!("{function}__{suffix}")));

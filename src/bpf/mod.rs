@@ -4,6 +4,7 @@
 
 mod drain;
 mod load;
+mod mapped;
 #[cfg(test)]
 mod selftest;
 mod tracefs_kprobe;

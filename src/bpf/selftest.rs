@@ -58,6 +58,7 @@ impl Bench {
         let plan = Plan {
             hooks: ["contention_begin", "contention_end", "sys_enter", "sys_exit"].map(hook).to_vec(),
             tracepoint_kinds: LockKind::ALL.into_iter().filter(|kind| !kind.is_user()).collect(),
+            phase_kinds: vec![],
             lifecycle: vec!["sched_process_exec"],
         };
         let facts = Facts::gather(&[], &[]).expect("facts");

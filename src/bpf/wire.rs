@@ -16,6 +16,10 @@ unsafe impl Plain for types::hold_stats {}
 unsafe impl Plain for types::wait_key {}
 unsafe impl Plain for types::wait {}
 unsafe impl Plain for types::spin_waits {}
+unsafe impl Plain for types::spin_site {}
+unsafe impl Plain for types::spin_lock {}
+unsafe impl Plain for types::spin_stack {}
+unsafe impl Plain for types::spin_hold {}
 unsafe impl Plain for types::stack {}
 unsafe impl Plain for types::process {}
 unsafe impl Plain for types::counters {}
@@ -76,7 +80,8 @@ pub fn site_id(key: &types::site_key) -> Option<SiteId> {
     })
 }
 
-pub fn wait_stats(wire: &types::site_stats) -> WaitStats {
+/// `phases_known`: something tells when a waiter for this kind spins and when it sleeps.
+pub fn wait_stats(wire: &types::site_stats, phases_known: bool) -> WaitStats {
     let any = wire.contended > 0;
     WaitStats {
         contended: wire.contended,
@@ -85,6 +90,7 @@ pub fn wait_stats(wire: &types::site_stats) -> WaitStats {
         wait_max_ns: any.then_some(wire.wait_max_ns),
         aborted: wire.aborted,
         aborted_total_ns: wire.aborted_total_ns,
+        spin_total_ns: phases_known.then_some(wire.spin_total_ns),
     }
 }
 
@@ -172,6 +178,7 @@ pub fn event_counts(counters: &types::counters, hooks_attached: u64) -> EventCou
     let count = |which: E| counters.events[which.0 as usize];
     EventCounts {
         hooks_attached,
+        foreign_releases: count(E::FOREIGN_RELEASES),
         events_seen: count(E::EVENTS_SEEN),
         waits_begun: count(E::WAITS_BEGUN),
         waits_ended: count(E::WAITS_ENDED),
@@ -252,6 +259,25 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
             "spin_in_lockprof",
             "spin waits not counted: they came while lockprof itself was at work on that CPU",
         ),
+        L::LOSS_SPIN_SITES_FULL => (
+            "spin_sites_full",
+            "spin waits not counted: more waiting sites on one CPU than --map-entries / CPUs",
+        ),
+        L::LOSS_SPIN_LOCKS_FULL => (
+            "spin_locks_full",
+            "spin waits missing from histograms and percentiles: more locks on one CPU than --map-entries / 4 / CPUs",
+        ),
+        L::LOSS_SPIN_STACKS_FULL => (
+            "spin_stacks_full",
+            "stacks of spin waits shown as lost: more distinct ones on one CPU than --map-entries / CPUs",
+        ),
+        L::LOSS_SPIN_HOLDS_FULL => (
+            "spin_holds_full",
+            "spinlock acquisitions not counted: more locks on one CPU than --map-entries / 4 / CPUs",
+        ),
+        L::LOSS_SPIN_HELD_TOO_DEEP => {
+            ("spin_held_too_deep", "spinlock holds not timed: more than 16 held by one CPU")
+        }
         L::LOSS_SPIN_TOO_DEEP => ("spin_too_deep", "spin waits not counted: more than 8 open on one CPU"),
         L::LOSS_LOST_RELEASE => {
             ("lost_release", "holds not timed: the lock was acquired again before a release was seen")
@@ -284,9 +310,11 @@ mod tests {
     #[test]
     fn records_have_the_size_the_c_side_asserts() {
         assert_eq!(size_of::<types::site_key>(), 40);
-        assert_eq!(size_of::<types::site_stats>(), 48);
+        assert_eq!(size_of::<types::site_stats>(), 56);
         assert_eq!(size_of::<types::lock_stats>(), 2256);
-        assert_eq!(size_of::<types::wait>(), 64);
+        assert_eq!(size_of::<types::wait>(), 88);
+        assert_eq!(size_of::<types::spin_site>(), 96);
+        assert_eq!(size_of::<types::spin_stack>(), 1032);
         assert_eq!(size_of::<types::stack>(), 1024);
         assert_eq!(size_of::<types::unwind_mapping>(), 24);
         assert_eq!(types::process::default().mapping.len(), crate::unwind::MAX_MAPPINGS);
@@ -302,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_fresh_entry_has_no_minimum() {
-        let stats = wait_stats(&types::site_stats { aborted: 3, ..Default::default() });
+        let stats = wait_stats(&types::site_stats { aborted: 3, ..Default::default() }, true);
         assert_eq!((stats.wait_min_ns, stats.wait_max_ns), (None, None));
     }
 }

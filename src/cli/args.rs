@@ -1,7 +1,9 @@
 //! What clap parses. Defaults come from `session::Config`; nothing here decides anything.
 
+use crate::attach::catalog::{HOLD_BY_DEFAULT, HOLD_FAMILIES};
 use crate::attach::plan::Only;
 use crate::failure::{Exit, Failure};
+use crate::model::Family;
 use crate::session::{Config, Scope};
 use crate::units;
 use crate::unwind::UserStacks;
@@ -42,10 +44,11 @@ pub struct Args {
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 
-    /// Count every acquisition and time every hold of mutexes and rw_semaphores. Costs at every
-    /// lock and unlock, contended or not.
-    #[arg(long)]
-    pub hold: bool,
+    /// Count every acquisition and time every hold, contended or not: costs at every lock and unlock.
+    /// FAMILY is mutex, rwsem, percpu-rwsem, rtmutex (these without =FAMILY), spinlock, rwlock, or all.
+    #[arg(long, value_name = "FAMILY[,FAMILY…]", num_args = 0..=1, require_equals = true,
+          value_delimiter = ',', default_missing_value = "default")]
+    pub hold: Vec<String>,
 
     /// Write a flamegraph of wait time by stack; - for standard output.
     #[arg(long, value_name = "FILE.svg")]
@@ -180,7 +183,7 @@ impl Args {
             scope,
             duration,
             only: self.only(),
-            hold: self.hold,
+            hold: self.hold_families()?,
             map_entries: self.map_entries,
             notice_bytes: self.ring_bytes,
             user_stacks: match self.user_stack {
@@ -189,6 +192,31 @@ impl Args {
                 UserStackArg::Off => UserStacks::Off,
             },
         }))
+    }
+
+    /// In the order of the catalog, each once.
+    fn hold_families(&self) -> Result<Vec<Family>> {
+        let mut wanted = Vec::new();
+        for word in &self.hold {
+            match word.trim() {
+                "default" => wanted.extend(HOLD_BY_DEFAULT),
+                "all" => wanted.extend(HOLD_FAMILIES),
+                "spin" => wanted.push(Family::Spinlock),
+                name => match HOLD_FAMILIES.iter().find(|family| family.name() == name) {
+                    Some(family) => wanted.push(*family),
+                    None => {
+                        let names: Vec<&str> = HOLD_FAMILIES.iter().map(|family| family.name()).collect();
+                        return Err(Failure::new(
+                            Exit::Usage,
+                            format!("'{name}' is no family whose holds can be traced"),
+                            format!("--hold=FAMILY[,FAMILY] takes {}, all", names.join(", ")),
+                        )
+                        .into());
+                    }
+                },
+            }
+        }
+        Ok(HOLD_FAMILIES.iter().copied().filter(|family| wanted.contains(family)).collect())
     }
 
     fn pids(&self) -> Result<Vec<u32>> {
@@ -273,6 +301,16 @@ mod tests {
             };
             assert!(matches!(exit, Some(Exit::Usage) | None), "'{line}'");
         }
+    }
+
+    #[test]
+    fn hold_takes_families_and_has_a_default() {
+        assert_eq!(config("-a").hold, []);
+        assert_eq!(config("-a --hold").hold, HOLD_BY_DEFAULT);
+        assert_eq!(config("-a --hold 10").duration, Some(Duration::from_secs(10)));
+        assert_eq!(config("-a --hold=spin,mutex").hold, [Family::Mutex, Family::Spinlock]);
+        assert_eq!(config("-a --hold=all").hold, HOLD_FAMILIES);
+        assert!(action("-a --hold=futex").is_err());
     }
 
     #[test]

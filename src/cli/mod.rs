@@ -6,6 +6,7 @@ mod report;
 
 pub use args::Args;
 
+use crate::attach::catalog::HOLD_FAMILIES;
 use crate::attach::plan::{Plan, Wishes};
 use crate::doctor;
 use crate::failure::{Exit, Failure};
@@ -13,7 +14,6 @@ use crate::session::{self, Config, Scope, SpawnError};
 use anyhow::Result;
 use args::Action;
 use clap::Parser;
-use std::io::Write;
 
 /// Parses, runs, reports; returns the exit status.
 pub fn main() -> u8 {
@@ -35,10 +35,11 @@ pub fn main() -> u8 {
 fn run(args: Args) -> Result<u8> {
     match args.action()? {
         Action::Doctor => {
-            let facts = doctor::gather()?;
-            let mut out = std::io::stdout().lock();
-            let ok = doctor::report(&facts, &Wishes { only: args.only(), ..Wishes::default() }, &mut out)?;
-            out.flush()?;
+            let outputs = report::DoctorOutputs::open(&args)?;
+            let facts = doctor::gather(HOLD_FAMILIES)?;
+            let diagnosis = doctor::Diagnosis::new(&facts, args.only());
+            outputs.write(&facts, &diagnosis)?;
+            let ok = diagnosis.refusal.is_none();
             Ok(if ok { 0 } else { Exit::CannotTrace.code(false) })
         }
         Action::Profile(config) => profile(&args, &config),
@@ -48,13 +49,14 @@ fn run(args: Args) -> Result<u8> {
 fn profile(args: &Args, config: &Config) -> Result<u8> {
     // Before anything slow: an output that cannot be written must not cost a measurement.
     let outputs = report::Outputs::open(args)?;
-    let facts = doctor::gather()?;
+    let facts = doctor::gather(&config.hold)?;
     let wishes = Wishes {
         only: config.only,
-        hold: config.hold,
+        hold: config.hold.clone(),
         follow_forks: matches!(config.scope, Scope::Command(_)),
     };
-    if let Some(failure) = doctor::refusal(&facts, &Plan::new(&facts, &wishes)) {
+    let plan = Plan::new(&facts, &wishes);
+    if let Some(failure) = doctor::refusal(&facts, &plan).or_else(|| doctor::hold_refusal(&facts, &wishes)) {
         return Err(failure.into());
     }
     let mut progress = progress::Bar::new(args, config);

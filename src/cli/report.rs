@@ -2,7 +2,9 @@
 
 use super::Args;
 use super::args::ColorArg;
+use crate::doctor::Diagnosis;
 use crate::failure::{Exit, Failure};
+use crate::kernel::Facts;
 use crate::model::Profile;
 use crate::render::{self, Options};
 use anyhow::{Context, Result};
@@ -82,6 +84,44 @@ impl Outputs {
             to_stdout(&render, profile, &self.options).context("Failed to write to standard output")?;
         }
         first_failure.map_or(Ok(()), Err)
+    }
+}
+
+/// `doctor`'s: words on standard output, or JSON where `--json` says.
+pub struct DoctorOutputs {
+    json: Option<(PathBuf, Option<File>)>,
+}
+
+impl DoctorOutputs {
+    pub fn open(args: &Args) -> Result<DoctorOutputs> {
+        let json = match &args.json {
+            Some(path) if path.as_os_str() == "-" => Some((path.clone(), None)),
+            Some(path) => Some((path.clone(), Some(open(path)?))),
+            None => None,
+        };
+        Ok(DoctorOutputs { json })
+    }
+
+    pub fn write(self, facts: &Facts, diagnosis: &Diagnosis) -> Result<()> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        let words = !matches!(self.json, Some((_, None)));
+        if let Some((path, file)) = self.json {
+            let mut text = serde_json::to_string_pretty(&diagnosis.json)?;
+            text.push('\n');
+            match file {
+                Some(mut file) => {
+                    let _ = file.set_len(0);
+                    file.write_all(text.as_bytes())
+                }
+                None => out.write_all(text.as_bytes()),
+            }
+            .with_context(|| format!("Failed to write {}", path.display()))?;
+        }
+        if words {
+            diagnosis.write(facts, &mut out).context("Failed to write to standard output")?;
+        }
+        out.flush()?;
+        Ok(())
     }
 }
 

@@ -27,7 +27,7 @@ pub struct SiteId {
     pub user_stack: RawStack,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RawLock {
     /// Dense; empty when nothing ended.
     pub hist: Vec<u32>,

@@ -143,10 +143,20 @@ pub struct WaitStats {
     pub wait_max_ns: Option<u64>,
     pub aborted: u64,
     pub aborted_total_ns: u64,
+    /// The part of `wait_total_ns` that was spent spinning; the rest was slept. `None` where nothing
+    /// tells the two apart.
+    #[serde(default)]
+    pub spin_total_ns: Option<u64>,
 }
 
 impl WaitStats {
     pub fn merge(&mut self, other: &WaitStats) {
+        // An unknown part makes the sum unknown, and where nobody waited nothing is unknown.
+        self.spin_total_ns = match (self.spin_total_ns, other.spin_total_ns) {
+            (mine, _) if other.contended == 0 => mine,
+            (_, theirs) if self.contended == 0 => theirs,
+            (mine, theirs) => mine.zip(theirs).map(|(mine, theirs)| mine + theirs),
+        };
         self.contended += other.contended;
         self.wait_total_ns += other.wait_total_ns;
         self.wait_min_ns = match (self.wait_min_ns, other.wait_min_ns) {
@@ -198,8 +208,6 @@ pub struct Site {
     pub kernel_stack: StackRef,
     pub user_stack: StackRef,
     pub wait: WaitStats,
-    /// `None` where acquisitions were not traced.
-    pub hold: Option<HoldStats>,
 }
 
 /// A wait that had not ended when the profile stopped.

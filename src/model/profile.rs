@@ -40,6 +40,9 @@ pub struct Meta {
     pub ended_by: EndReason,
     /// `--hold` was given: acquisitions and holds were traced.
     pub hold: bool,
+    /// Of which families.
+    #[serde(default)]
+    pub hold_families: Vec<Family>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +121,9 @@ pub struct EventCounts {
     pub waits_ended: u64,
     /// Futex calls that returned at once because the word had changed (EAGAIN): no wait.
     pub futex_retries: u64,
+    /// Exclusive locks released by another task than the one that acquired them: legal, and counted.
+    #[serde(default)]
+    pub foreign_releases: u64,
 }
 
 /// Something that happened and is not in the numbers.

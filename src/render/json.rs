@@ -46,6 +46,7 @@ struct Meta<'a> {
     duration_ns: u64,
     ended_by: EndReason,
     hold: bool,
+    hold_families: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +74,7 @@ struct Events {
     waits_begun: u64,
     waits_ended: u64,
     futex_retries: u64,
+    foreign_releases: u64,
 }
 
 #[derive(Serialize)]
@@ -128,6 +130,7 @@ struct Wait {
     avg_wait_ns: Option<u64>,
     aborted: u64,
     aborted_total_ns: u64,
+    wait_spin_total_ns: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -150,7 +153,6 @@ struct SiteRow<'a> {
     pid: u32,
     #[serde(flatten)]
     wait: Wait,
-    hold: Option<Hold>,
     kernel_stack: StackRow<'a>,
     user_stack: StackRow<'a>,
 }
@@ -211,6 +213,7 @@ impl<'a> Report<'a> {
                 duration_ns: meta.duration_ns,
                 ended_by: meta.ended_by,
                 hold: meta.hold,
+                hold_families: meta.hold_families.iter().map(|family| family.name()).collect(),
             },
             target: Target {
                 kind: target.kind,
@@ -226,6 +229,7 @@ impl<'a> Report<'a> {
                 waits_begun: events.waits_begun,
                 waits_ended: events.waits_ended,
                 futex_retries: events.futex_retries,
+                foreign_releases: events.foreign_releases,
             },
             losses: profile.losses.iter().map(LossLine::of).collect(),
             totals: Totals::of(profile),
@@ -315,6 +319,7 @@ impl Wait {
             avg_wait_ns: wait.avg_wait_ns(),
             aborted: wait.aborted,
             aborted_total_ns: wait.aborted_total_ns,
+            wait_spin_total_ns: wait.spin_total_ns,
         }
     }
 }
@@ -336,7 +341,6 @@ impl<'a> SiteRow<'a> {
         SiteRow {
             pid: site.pid,
             wait: Wait::of(&site.wait),
-            hold: site.hold.as_ref().map(Hold::of),
             kernel_stack: StackRow::of(profile, site.kernel_stack),
             user_stack: StackRow::of(profile, site.user_stack),
         }

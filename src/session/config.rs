@@ -2,6 +2,7 @@
 //! from here.
 
 use crate::attach::plan::Only;
+use crate::model::Family;
 use crate::unwind::UserStacks;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ pub struct Config {
     /// `None`: until Ctrl-C, or until the target or the command ends.
     pub duration: Option<Duration>,
     pub only: Option<Only>,
-    /// Trace every acquire and release of mutexes and rw_semaphores.
-    pub hold: bool,
+    /// Families of which every acquire and release is traced.
+    pub hold: Vec<Family>,
     /// Sites, stacks and ongoing waits there is room for; locks with histograms: a quarter.
     pub map_entries: u32,
     /// Bytes of the ring buffer for notices about processes; a power of two of at least 4096.
@@ -35,7 +36,7 @@ impl Default for Config {
             scope: Scope::System,
             duration: None,
             only: None,
-            hold: false,
+            hold: Vec::new(),
             // 16 MiB of stacks, 9 MiB of histograms.
             map_entries: 16384,
             notice_bytes: 64 * 1024,

@@ -79,7 +79,7 @@ enum Watch {
 
 pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Result<Outcome> {
     let follow_forks = matches!(config.scope, Scope::Command(_));
-    let wishes = Wishes { only: config.only, hold: config.hold, follow_forks };
+    let wishes = Wishes { only: config.only, hold: config.hold.clone(), follow_forks };
     let mut plan = Plan::new(facts, &wishes);
 
     // Before the load: a signal during the seconds it takes must not leave half a run.
@@ -175,7 +175,8 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         duration_ns: stop_ns - start_ns,
         target: description,
         ended_by,
-        hold: config.hold,
+        hold: !config.hold.is_empty(),
+        hold_families: config.hold.clone(),
     };
     let lines = plan.hooks.iter().map(|hook| hook.to_line()).collect();
     Ok(Outcome {

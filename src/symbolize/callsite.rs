@@ -654,7 +654,7 @@ mod tests {
         let wait =
             WaitStats { contended: u64::from(wait_ns > 0), wait_total_ns: wait_ns, ..Default::default() };
         let kernel_stack = StackRef::Stack(stack);
-        Site { pid: 1, kernel_stack, user_stack: StackRef::NotTaken, wait, hold: None }
+        Site { pid: 1, kernel_stack, user_stack: StackRef::NotTaken, wait }
     }
 
     fn ongoing(stack: u32, age_ns: u64) -> InFlight {

@@ -149,6 +149,7 @@ mod tests {
                 },
                 ended_by: EndReason::Duration,
                 hold: false,
+            hold_families: vec![],
             },
             plan: Vec::new(),
             events: EventCounts::default(),
@@ -179,7 +180,6 @@ mod tests {
             kernel_stack: StackRef::Stack(0),
             user_stack: StackRef::NotTaken,
             wait: WaitStats { contended: 1, wait_total_ns: 5, ..WaitStats::default() },
-            hold: None,
         }];
         profile.locks = vec![lock];
         profile

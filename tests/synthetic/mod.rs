@@ -78,7 +78,7 @@ fn lock(kind: LockKind, addr: u64, name: Option<&str>, call_site: Option<&str>) 
 }
 
 fn site(kernel_stack: StackRef, user_stack: StackRef, wait: WaitStats) -> Site {
-    Site { pid: 4242, kernel_stack, user_stack, wait, hold: None }
+    Site { pid: 4242, kernel_stack, user_stack, wait }
 }
 
 fn hook(

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Waits that sleep: from begin to end, and what they come to. Global functions: see stacks.bpf.c.
+ */
+#include "core.bpf.h"
+
+__noinline __u32 hist_bucket(__u64 ns)
+{
+	__u32 exp = 0;
+	__u64 v = ns;
+
+	if (ns < (1ULL << HIST_MIN_EXP))
+		return ns >> (HIST_MIN_EXP - HIST_SUB_BITS);
+	if (ns >= (1ULL << HIST_MAX_EXP))
+		return HIST_BUCKETS - 1;
+	/* log2 without a loop: BPF has no instruction for it. */
+	if (v >= 1ULL << 32) {
+		exp += 32;
+		v >>= 32;
+	}
+	if (v >= 1 << 16) {
+		exp += 16;
+		v >>= 16;
+	}
+	if (v >= 1 << 8) {
+		exp += 8;
+		v >>= 8;
+	}
+	if (v >= 1 << 4) {
+		exp += 4;
+		v >>= 4;
+	}
+	if (v >= 1 << 2) {
+		exp += 2;
+		v >>= 2;
+	}
+	if (v >= 1 << 1)
+		exp += 1;
+	return (1 << HIST_SUB_BITS) + ((exp - HIST_MIN_EXP) << HIST_SUB_BITS) +
+	       ((ns >> (exp - HIST_SUB_BITS)) & ((1 << HIST_SUB_BITS) - 1));
+}
+
+/* A wait ended, spin_ns of it spinning; `aborted`: without the lock. */
+static __always_inline void account(struct counters *c, const struct site_key *site, __u64 ns,
+				    __u64 spin_ns, bool aborted)
+{
+	static const struct site_stats zero = {};
+	struct site_stats *stats = bpf_map_lookup_elem(&sites, site);
+
+	if (!stats) {
+		bpf_map_update_elem(&sites, site, &zero, BPF_NOEXIST);
+		stats = bpf_map_lookup_elem(&sites, site);
+		if (!stats) {
+			c->lost[LOSS_SITES_MAP_FULL]++;
+			return;
+		}
+	}
+	if (aborted) {
+		__sync_fetch_and_add(&stats->aborted, 1);
+		__sync_fetch_and_add(&stats->aborted_total_ns, ns);
+		return;
+	}
+	__sync_fetch_and_add(&stats->contended, 1);
+	__sync_fetch_and_add(&stats->wait_total_ns, ns);
+	__sync_fetch_and_add(&stats->spin_total_ns, spin_ns);
+	raise_max(&stats->wait_max_ns, ns);
+	raise_max(&stats->wait_min_inverted, ~ns);
+
+	struct lock_stats *lock = lock_stats_of(c, &site->lock);
+	__u32 bucket = hist_bucket(ns);
+
+	if (lock && bucket < HIST_BUCKETS)
+		__sync_fetch_and_add(&lock->hist[bucket], 1);
+}
+
+/* Whether a wait really begins: 0 when it is known already. */
+__noinline int wait_prepare(__u64 addr, __u32 how)
+{
+	struct wait_key key = { .tid = bpf_get_current_pid_tgid(), .wait_class = how >> 8 & 0xff };
+	struct counters *c = this_cpu_counters();
+	struct wait *old;
+
+	if (!c)
+		return 0;
+	old = bpf_map_lookup_elem(&waits, &key);
+	if (old) {
+		/* The mutex tracepoint says begin again when a spinning waiter goes to sleep. */
+		if (old->site.lock.addr == addr && old->site.lock.kind == (how & 0xff)) {
+			enter_phase(old, how >> 16);
+			return 0;
+		}
+		if (is_inside(old, addr))
+			return 0;
+		c->lost[LOSS_UNPAIRED_BEGIN]++;
+	}
+	c->events[WAITS_BEGUN]++;
+	return 1;
+}
+
+__noinline int wait_store(__u64 addr, __u32 how, __u64 kernel_stack, __u64 user_stack, __u64 begin_ns)
+{
+	struct wait_key key = { .tid = bpf_get_current_pid_tgid(), .wait_class = how >> 8 & 0xff };
+	struct counters *c = this_cpu_counters();
+	struct wait new;
+
+	if (!c)
+		return 0;
+	fill_site(&new.site, addr, how & 0xff, kernel_stack, user_stack);
+	new.begin_ns = begin_ns;
+	new.phase = how >> 16;
+	new.phase_ns = begin_ns;
+	new.spin_ns = 0;
+	bpf_get_current_comm(new.comm, sizeof(new.comm));
+	if (bpf_map_update_elem(&waits, &key, &new, BPF_ANY))
+		c->lost[LOSS_WAITS_MAP_FULL]++;
+	return 0;
+}
+
+__noinline int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class)
+{
+	struct wait_key key = { .tid = bpf_get_current_pid_tgid(), .wait_class = wait_class };
+	struct counters *c = this_cpu_counters();
+	__u64 now, spin_ns;
+	struct wait *wait;
+
+	if (!c)
+		return 0;
+	wait = bpf_map_lookup_elem(&waits, &key);
+	if (!wait || (addr && wait->site.lock.addr != addr)) {
+		if (!wait || !is_inside(wait, addr))
+			c->lost[LOSS_UNPAIRED_END]++;
+		return 0;
+	}
+	if (outcome == DID_NOT_WAIT) {
+		c->events[FUTEX_RETRIES]++;
+	} else {
+		now = bpf_ktime_get_ns();
+		spin_ns = wait->spin_ns;
+		if (wait->phase == PHASE_SPIN)
+			spin_ns += now - wait->phase_ns;
+		c->events[WAITS_ENDED]++;
+		account(c, &wait->site, now - wait->begin_ns, spin_ns, outcome == ABORTED);
+	}
+	bpf_map_delete_elem(&waits, &key);
+	return 0;
+}
