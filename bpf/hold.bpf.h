@@ -18,12 +18,16 @@ extern int hold_ends(__u64 addr, __u32 kind);
 
 static __always_inline int acquired(__u64 addr, __u32 kind)
 {
-	return wanted(bpf_get_current_pid_tgid() >> 32) ? hold_begins(addr, kind) : 0;
+	if (wanted(bpf_get_current_pid_tgid() >> 32))
+		hold_begins(addr, kind);
+	return 0;
 }
 
 static __always_inline int released(__u64 addr, __u32 kind)
 {
-	return wanted(bpf_get_current_pid_tgid() >> 32) ? hold_ends(addr, kind) : 0;
+	if (wanted(bpf_get_current_pid_tgid() >> 32))
+		hold_ends(addr, kind);
+	return 0;
 }
 
 /* A kprobe knows the lock, its kretprobe the result: the lock waits here in between. */

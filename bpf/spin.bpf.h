@@ -51,7 +51,9 @@ static __always_inline int spin_begin(void *ctx, __u64 addr, __u32 kind)
 /* The end of a slow path, where every begin has an end. */
 static __always_inline int spin_call_ends(__u64 addr)
 {
-	return wanted(bpf_get_current_pid_tgid() >> 32) ? spin_finish(addr) : 0;
+	if (wanted(bpf_get_current_pid_tgid() >> 32))
+		spin_finish(addr);
+	return 0;
 }
 
 #define SPIN_FN(fn, kind) \

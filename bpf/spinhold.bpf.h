@@ -17,13 +17,17 @@ extern int spin_hold_ends(__u64 addr, __u32 kind);
 
 static __always_inline int spin_acquired(__u64 addr, __u32 kind)
 {
-	return wanted(bpf_get_current_pid_tgid() >> 32) ? spin_hold_begins(addr, kind) : 0;
+	if (wanted(bpf_get_current_pid_tgid() >> 32))
+		spin_hold_begins(addr, kind);
+	return 0;
 }
 
 /* Of any task: a run queue's lock is released by the next one. */
 static __always_inline int spin_released(__u64 addr, __u32 kind)
 {
-	return active ? spin_hold_ends(addr, kind) : 0;
+	if (active)
+		spin_hold_ends(addr, kind);
+	return 0;
 }
 
 #define spin_always(ctx) true

@@ -58,7 +58,7 @@ __noinline int spin_hold_begins(__u64 addr, __u32 kind)
 	struct spin_hold *hold;
 	struct spin_held *held;
 	struct counters *c;
-	__u32 zero = 0, place, index;
+	__u32 zero = 0, place, index, depth;
 
 	c = this_cpu_counters();
 	if (!c)
@@ -88,12 +88,13 @@ __noinline int spin_hold_begins(__u64 addr, __u32 kind)
 			forget_held(helds, old);
 		}
 	}
-	if (helds->depth >= MAX_SPIN_HELD) {
-		c->lost[LOSS_SPIN_HELD_TOO_DEEP] += helds->depth;
-		helds->depth = 0;
+	depth = helds->depth;
+	if (depth >= MAX_SPIN_HELD) {
+		c->lost[LOSS_SPIN_HELD_TOO_DEEP] += depth;
+		depth = 0;
 	}
-	held = &helds->held[helds->depth & (MAX_SPIN_HELD - 1)];
-	helds->depth++;
+	helds->depth = depth + 1;
+	held = &helds->held[depth & (MAX_SPIN_HELD - 1)];
 	held->addr = addr;
 	held->kind = kind;
 	held->place = place;

@@ -94,14 +94,15 @@ __noinline int spin_store(__u64 addr, __u32 kind, __u64 kernel_stack, __u64 user
 	struct spin_waits *waiting;
 	struct spin_wait *wait;
 	struct site_key key;
-	__u32 zero = 0;
+	__u32 zero = 0, depth;
 
 	waiting = bpf_map_lookup_elem(&spin, &zero);
 	if (!waiting || !c)
 		return 0;
 	fill_site(&key, addr, kind, kernel_stack, user_stack);
-	wait = &waiting->wait[waiting->depth & (MAX_SPIN_DEPTH - 1)];
-	waiting->depth++;
+	depth = waiting->depth;
+	waiting->depth = depth + 1;
+	wait = &waiting->wait[depth & (MAX_SPIN_DEPTH - 1)];
 	wait->site = key;
 	wait->begin_ns = begin_ns;
 	wait->tid = bpf_get_current_pid_tgid();

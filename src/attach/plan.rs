@@ -75,8 +75,12 @@ impl Plan {
     pub fn new(facts: &Facts, wishes: &Wishes) -> Plan {
         let mut hooks = Vec::new();
         for function in catalog::functions_for(&wishes.hold) {
-            let absent = facts.functions.get(function.name).is_none_or(|about| !about.in_kallsyms);
-            if !(function.optional && absent) {
+            let absent = |name| facts.functions.get(name).is_none_or(|about| !about.in_kallsyms);
+            // PREEMPT_RT has other functions for the same locks; what nothing shows there is said below.
+            let elsewhere = (function.optional || facts.realtime) && absent(function.name);
+            // One line is enough to say that holds can not be timed without their end.
+            let useless = function.needs.is_some_and(|needs| needs != function.name && absent(needs));
+            if !(elsewhere || useless) {
                 hooks.push(plan_function(facts, wishes, function));
             }
         }
@@ -219,10 +223,8 @@ fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>
     let Some(about) = facts.functions.get(function.name) else {
         return (None, "nothing is known about it".into());
     };
-    if let Some(needs) = function.needs
-        && facts.functions.get(needs).is_none_or(|about| !about.in_kallsyms)
-    {
-        return (None, format!("this kernel inlines {needs}: the end of a hold can not be seen"));
+    if function.needs == Some(function.name) && !about.in_kallsyms {
+        return (None, "this kernel inlines it: the end of a hold can not be seen".into());
     }
     let mut reasons = Vec::new();
     if allowed(Only::Fentry) {
