@@ -181,7 +181,9 @@ impl Plan {
     /// Waits for locks that spin are seen.
     pub fn sees_spinning(&self) -> bool {
         let spins = [LockKind::Spinlock, LockKind::RwlockRead, LockKind::RwlockWrite];
-        spins.iter().any(|kind| self.tracepoint_kinds.contains(kind) || self.is_hooked(*kind, Level::Contended))
+        spins
+            .iter()
+            .any(|kind| self.tracepoint_kinds.contains(kind) || self.is_hooked(*kind, Level::Contended))
     }
 
     /// Holds of locks that spin are timed.
@@ -290,13 +292,7 @@ fn plan_tracepoints(
             let names: Vec<&str> = families.iter().map(|family| family.name()).collect();
             format!("waits for {}", names.join(", "))
         });
-        hooks.push(Hook {
-            function: tracepoint.name,
-            families: families.to_vec(),
-            backend,
-            reason,
-            blind,
-        });
+        hooks.push(Hook { function: tracepoint.name, families: families.to_vec(), backend, reason, blind });
     }
     // One without its other half is worth nothing.
     if hooks.iter().any(|hook| hook.backend.is_none()) {

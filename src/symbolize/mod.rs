@@ -149,7 +149,7 @@ mod tests {
                 },
                 ended_by: EndReason::Duration,
                 hold: false,
-            hold_families: vec![],
+                hold_families: vec![],
             },
             plan: Vec::new(),
             events: EventCounts::default(),

@@ -1,6 +1,9 @@
 //! The BPF logic driven by BPF_PROG_TEST_RUN with nothing attached: pairing, nesting, filters, and
 //! one test per loss that BPF counts. Needs root: `cargo test --lib -- --ignored`.
 
+mod holds;
+mod spins;
+
 use super::load::{Settings, Targets, Tracer};
 use super::wire;
 use crate::attach::plan::{Hook, Plan};
@@ -31,6 +34,35 @@ fn alone() -> MutexGuard<'static, ()> {
     guard
 }
 
+/// Every kind by the contention tracepoints.
+fn tracepoint_plan() -> Plan {
+    let hook = |function| Hook {
+        function,
+        families: vec![],
+        backend: Some(Backend::Tracepoint),
+        reason: String::new(),
+        blind: None,
+    };
+    Plan {
+        hooks: ["contention_begin", "contention_end", "sys_enter", "sys_exit"].map(hook).to_vec(),
+        tracepoint_kinds: LockKind::ALL.into_iter().filter(|kind| !kind.is_user()).collect(),
+        phase_kinds: vec![],
+        lifecycle: vec!["sched_process_exec"],
+    }
+}
+
+fn settings(entries: u32, targets: Targets) -> Settings {
+    Settings {
+        targets,
+        follow_forks: false,
+        map_entries: entries,
+        notice_bytes: 4096,
+        user_stacks: UserStacks::FramePointers,
+        unwind_rows: 1,
+        unwind_processes: 1,
+    }
+}
+
 struct Bench {
     tracer: Tracer,
     _alone: MutexGuard<'static, ()>,
@@ -48,30 +80,22 @@ impl Bench {
 
     fn with_stacks(entries: u32, targets: Targets, user_stacks: UserStacks) -> Bench {
         let alone = alone();
-        let hook = |function| Hook {
-            function,
-            families: vec![],
-            backend: Some(Backend::Tracepoint),
-            reason: String::new(),
-            blind: None,
-        };
-        let plan = Plan {
-            hooks: ["contention_begin", "contention_end", "sys_enter", "sys_exit"].map(hook).to_vec(),
-            tracepoint_kinds: LockKind::ALL.into_iter().filter(|kind| !kind.is_user()).collect(),
-            phase_kinds: vec![],
-            lifecycle: vec!["sched_process_exec"],
-        };
+        let plan = tracepoint_plan();
         let facts = Facts::gather(&[], &[]).expect("facts");
-        let settings = Settings {
-            targets,
-            follow_forks: false,
-            map_entries: entries,
-            notice_bytes: 4096,
-            user_stacks,
-            unwind_rows: 1,
-            unwind_processes: 1,
-        };
-        let mut tracer = Tracer::load_selftest(&plan, &facts, &settings)
+        let settings = Settings { user_stacks, ..settings(entries, targets) };
+        Bench::load(alone, &plan, &facts, &settings)
+    }
+
+    /// As where a mutex's slow path is hooked and the tracepoints only tell its phases.
+    fn with_phases(kind: LockKind) -> Bench {
+        let alone = alone();
+        let plan = Plan { phase_kinds: vec![kind], tracepoint_kinds: vec![], ..tracepoint_plan() };
+        let facts = Facts::gather(&[], &[]).expect("facts");
+        Bench::load(alone, &plan, &facts, &settings(64, Targets::Pids(vec![std::process::id()])))
+    }
+
+    fn load(alone: MutexGuard<'static, ()>, plan: &Plan, facts: &Facts, settings: &Settings) -> Bench {
+        let mut tracer = Tracer::load_selftest(plan, facts, settings)
             .expect("BPF programs load: run this as root, on a kernel that allows BPF");
         tracer.activate().expect("the globals are mapped");
         Bench { tracer, _alone: alone }
@@ -452,60 +476,4 @@ fn loss_kernel_stack_failed_and_user_stack_failed() {
     assert_eq!(lost(&capture, "kernel_stack_failed"), 1);
     assert_eq!(capture.sites[0].1.contended, 1, "the wait itself is not lost");
     assert_eq!(lost(&capture, "user_stack_failed"), 1);
-}
-
-#[test]
-#[ignore = "needs root"]
-fn holds_pair_an_acquire_with_its_release() {
-    let bench = Bench::new(64);
-    bench.acquire(LOCK, LockKind::Mutex);
-    bench.acquire(LOCK + 8, LockKind::Mutex);
-    bench.release(LOCK, LockKind::Mutex);
-    bench.release(LOCK + 8, LockKind::Mutex);
-    let capture = bench.capture();
-    assert_eq!(capture.holds.len(), 2);
-    assert!(capture.holds.values().all(|hold| hold.acquired == 1 && hold.holds == 1));
-    clean(&capture);
-}
-
-#[test]
-#[ignore = "needs root"]
-fn a_recursive_read_is_one_hold_of_two_acquisitions() {
-    let bench = Bench::new(64);
-    bench.acquire(LOCK, LockKind::RwsemRead);
-    bench.acquire(LOCK, LockKind::RwsemRead);
-    bench.release(LOCK, LockKind::RwsemRead);
-    assert_eq!(bench.capture().holds.values().next().map(|hold| hold.holds), Some(0));
-    bench.release(LOCK, LockKind::RwsemRead);
-    let capture = bench.capture();
-    let hold = capture.holds.values().next().expect("a hold");
-    assert_eq!((hold.acquired, hold.holds), (2, 1));
-    clean(&capture);
-}
-
-#[test]
-#[ignore = "needs root"]
-fn loss_lost_release_and_unmatched_release() {
-    let bench = Bench::new(64);
-    bench.release(LOCK, LockKind::Mutex);
-    bench.acquire(LOCK, LockKind::Mutex);
-    bench.acquire(LOCK, LockKind::Mutex);
-    bench.release(LOCK, LockKind::Mutex);
-    let capture = bench.capture();
-    assert_eq!((lost(&capture, "unmatched_release"), lost(&capture, "lost_release")), (1, 1));
-    let hold = capture.holds.values().next().expect("a hold");
-    assert_eq!((hold.acquired, hold.holds), (2, 1), "no hold is made of two halves of different ones");
-}
-
-#[test]
-#[ignore = "needs root"]
-fn loss_held_map_full_and_holds_map_full() {
-    let bench = Bench::new(1);
-    bench.acquire(LOCK, LockKind::RwsemRead);
-    // Another reader of the same lock: its row exists, its hold finds no room.
-    let rwsem_read = wire::kind_bit(LockKind::RwsemRead).trailing_zeros();
-    bench.run_elsewhere("hold__selftest", &[0, LOCK, rwsem_read.into()]);
-    bench.acquire(LOCK + 8, LockKind::Mutex);
-    let capture = bench.capture();
-    assert_eq!((lost(&capture, "held_map_full"), lost(&capture, "holds_map_full")), (1, 1));
 }
