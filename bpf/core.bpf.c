@@ -104,7 +104,7 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 	if (!c)
 		return 0;
 	enter(c);
-	for (int class = 0; class < WAIT_CLASSES; class++) {
+	for (int class = 0; class < WAIT_CLASSES; class ++) {
 		key.wait_class = class;
 		if (!bpf_map_delete_elem(&waits, &key))
 			c->lost[LOSS_UNPAIRED_BEGIN]++;

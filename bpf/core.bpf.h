@@ -76,8 +76,8 @@ static __always_inline bool is_user_lock(__u32 kind)
 	return kind == KIND_FUTEX || kind == KIND_FUTEX_PI;
 }
 
-static __always_inline void fill_site(struct site_key *site, __u64 addr, __u32 kind, __u64 kernel_stack,
-				      __u64 user_stack)
+static __always_inline void fill_site(struct site_key *site, __u64 addr, __u32 kind,
+				      __u64 kernel_stack, __u64 user_stack)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 
@@ -118,7 +118,8 @@ static __always_inline bool is_inside(const struct wait *outer, __u64 addr)
 }
 
 /* A sleeping wait begins: mutex, rwsem, futex. */
-static __always_inline int wait_begin_in(void *ctx, __u64 addr, __u32 kind, __u32 wait_class, __u32 phase)
+static __always_inline int wait_begin_in(void *ctx, __u64 addr, __u32 kind, __u32 wait_class,
+					 __u32 phase)
 {
 	__u64 id = bpf_get_current_pid_tgid(), kernel, user, begin_ns;
 	__u32 how = HOW(kind, wait_class, phase);

@@ -35,10 +35,12 @@ int percpu_down_write__kprobe(struct pt_regs *ctx)
 SEC("?kretprobe/percpu_down_write")
 int percpu_down_write__kretprobe(struct pt_regs *ctx)
 {
-	struct wait_key key = { .tid = bpf_get_current_pid_tgid(), .wait_class = WAIT_PERCPU_WRITE };
+	struct wait_key key = { .tid = bpf_get_current_pid_tgid(),
+				.wait_class = WAIT_PERCPU_WRITE };
 	struct wait *wait = bpf_map_lookup_elem(&waits, &key);
 
-	return wait ? write_acquired(wait->site.lock.addr) : wait_end(0, ACQUIRED, WAIT_PERCPU_WRITE);
+	return wait ? write_acquired(wait->site.lock.addr)
+		    : wait_end(0, ACQUIRED, WAIT_PERCPU_WRITE);
 }
 
 /* Readers are counted per CPU, inline, and released by anybody: their holds can not be seen. */

@@ -64,7 +64,8 @@ int stack__selftest(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!s)
 		return 0;
-	*(volatile __u64 *)&s->owner = ctx->args[0] == SELFTEST_RACED ? 2 : bpf_get_current_pid_tgid();
+	*(volatile __u64 *)&s->owner =
+	    ctx->args[0] == SELFTEST_RACED ? 2 : bpf_get_current_pid_tgid();
 	s->stack.frames = 1;
 	s->stack.end = STACK_COMPLETE;
 	if (ctx->args[0] == SELFTEST_DEEP) {

@@ -19,7 +19,8 @@ static __noinline __u32 spin_site_place(const struct site_key *key)
 			entry->key = *key;
 			return index + 1;
 		}
-		if (entry->key.lock.addr == key->lock.addr && entry->key.lock.kind == key->lock.kind &&
+		if (entry->key.lock.addr == key->lock.addr &&
+		    entry->key.lock.kind == key->lock.kind &&
 		    entry->key.kernel_stack == key->kernel_stack &&
 		    entry->key.user_stack == key->user_stack && entry->key.tgid == key->tgid)
 			return index + 1;
@@ -57,7 +58,8 @@ static __always_inline bool is_rwlock(__u32 kind)
  * A queued rwlock's slow path takes the spinlock inside it (qrwlock.wait_lock) to queue: that wait is a
  * part of the one for the rwlock.
  */
-static __always_inline bool is_inside_rwlock(const struct spin_waits *waiting, __u32 depth, __u64 addr)
+static __always_inline bool is_inside_rwlock(const struct spin_waits *waiting, __u32 depth,
+					     __u64 addr)
 {
 	const struct spin_wait *top;
 
@@ -88,7 +90,8 @@ __noinline int spin_prepare(__u64 addr, __u32 kind)
 	return 1;
 }
 
-__noinline int spin_store(__u64 addr, __u32 kind, __u64 kernel_stack, __u64 user_stack, __u64 begin_ns)
+__noinline int spin_store(__u64 addr, __u32 kind, __u64 kernel_stack, __u64 user_stack,
+			  __u64 begin_ns)
 {
 	struct counters *c = this_cpu_counters();
 	struct spin_waits *waiting;

@@ -97,7 +97,8 @@ __noinline int wait_prepare(__u64 addr, __u32 how)
 	return 1;
 }
 
-__noinline int wait_store(__u64 addr, __u32 how, __u64 kernel_stack, __u64 user_stack, __u64 begin_ns)
+__noinline int wait_store(__u64 addr, __u32 how, __u64 kernel_stack, __u64 user_stack,
+			  __u64 begin_ns)
 {
 	struct wait_key key = { .tid = bpf_get_current_pid_tgid(), .wait_class = how >> 8 & 0xff };
 	struct counters *c = this_cpu_counters();

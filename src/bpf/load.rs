@@ -421,7 +421,8 @@ impl SpinSizes {
         let sees_spins = cfg!(test) || plan.sees_spinning();
         let sites_log2 = if sees_spins { share.max(least) } else { 0 };
         let locks_log2 = sites_log2.saturating_sub(2).max(least.min(sites_log2));
-        let holds_log2 = if cfg!(test) || plan.times_spin_holds() { locks_log2 } else { 0 };
+        // Small entries, and many locks that nobody ever waits for.
+        let holds_log2 = if cfg!(test) || plan.times_spin_holds() { sites_log2 + 1 } else { 0 };
         SpinSizes { cpus, sites_log2, locks_log2, stacks_log2: sites_log2, holds_log2 }
     }
 

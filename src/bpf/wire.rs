@@ -273,7 +273,7 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
         ),
         L::LOSS_SPIN_HOLDS_FULL => (
             "spin_holds_full",
-            "spinlock acquisitions not counted: more locks on one CPU than --map-entries / 4 / CPUs",
+            "spinlock acquisitions not counted: more locks on one CPU than 2 × --map-entries / CPUs",
         ),
         L::LOSS_SPIN_HELD_TOO_DEEP => {
             ("spin_held_too_deep", "spinlock holds not timed: more than 16 held by one CPU")

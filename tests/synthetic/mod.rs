@@ -313,6 +313,7 @@ pub fn profile() -> Profile {
             },
             ended_by: EndReason::Duration,
             hold: false,
+            hold_families: vec![],
         },
         plan: vec![
             hook("mutex_lock", &[Family::Mutex], Some(Backend::Fentry), "trial load succeeded", None),
@@ -362,6 +363,7 @@ pub fn profile() -> Profile {
             waits_begun: 7_104,
             waits_ended: 7_102,
             futex_retries: 61,
+            foreign_releases: 0,
         },
         losses: vec![
             loss(
