@@ -251,6 +251,7 @@ fn profile(frames: Vec<Frame>) -> Profile {
             },
             ended_by: EndReason::Duration,
             hold: false,
+            hold_families: vec![],
         },
         plan: Vec::new(),
         events: EventCounts::default(),

@@ -313,6 +313,7 @@ pub fn profile() -> Profile {
             },
             ended_by: EndReason::Duration,
             hold: false,
+            hold_families: vec![],
         },
         plan: vec![
             hook("mutex_lock", &[Family::Mutex], Some(Backend::Fentry), "trial load succeeded", None),
