@@ -146,7 +146,11 @@ pub fn elsewhere(facts: &Facts) -> Vec<(&'static str, String)> {
     };
     vec![
         ("vma-lock", vma.into()),
-        ("lockref", "waits are those for the spinlock inside it; its compare-and-exchange loop waits for nobody".into()),
+        (
+            "lockref",
+            "waits are those for the spinlock inside it; its compare-and-exchange loop waits for nobody"
+                .into(),
+        ),
         ("file-lock", "flock and POSIX locks: not seen in this version".into()),
     ]
 }
@@ -268,13 +272,16 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
             .collect()
     };
     let waits = of_level(Level::Contended);
-    let by_tracepoint = waits.iter().any(|hook| hook.function == "contention_begin" && hook.backend.is_some());
+    let by_tracepoint =
+        waits.iter().any(|hook| hook.function == "contention_begin" && hook.backend.is_some());
     // Functions that are not there are no hole where the tracepoints serve instead: the hole is theirs.
     let waits: Vec<&Hook> = waits
         .into_iter()
-        .filter(|hook| !(by_tracepoint && hook.backend.is_none() && catalog::function(hook.function).is_some()))
+        .filter(|hook| {
+            !(by_tracepoint && hook.backend.is_none() && catalog::function(hook.function).is_some())
+        })
         .collect();
-    let holes = catalog::tracepoint_holes(family).filter(|_| by_tracepoint);
+    let holes = plan.tracepoint_holes(family).filter(|_| by_tracepoint);
     let wait = Sight::of(&waits, holes.map(String::from).into_iter().collect());
 
     let holds = of_level(Level::Hold);
@@ -288,15 +295,26 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
             Sight::no("anybody may call up(), and no release belongs to an acquisition"),
         ),
         _ => {
-            let releases: Vec<&Hook> = holds.iter().copied().filter(|hook| is_release(hook.function)).collect();
+            let releases: Vec<&Hook> =
+                holds.iter().copied().filter(|hook| is_release(hook.function)).collect();
             let readers = match family {
-                Family::PercpuRwsem => vec!["readers: counted per CPU, inline, released by anybody".to_string()],
+                Family::PercpuRwsem => {
+                    vec!["readers: counted per CPU, inline, released by anybody".to_string()]
+                }
+                Family::Spinlock if plan.realtime && !times_raw_spinlocks(&holds) => {
+                    vec!["holds of a raw_spinlock_t: this kernel inlines _raw_spin_unlock".to_string()]
+                }
                 _ => vec![],
             };
             (Sight::of(&holds, readers.clone()), Sight::of(&releases, readers))
         }
     };
     FamilySight { family: family.name(), wait, hold, owner: Sight::no("not read in this version"), release }
+}
+
+/// The other spinlocks of PREEMPT_RT are of the kind that sleeps.
+fn times_raw_spinlocks(holds: &[&Hook]) -> bool {
+    holds.iter().any(|hook| hook.backend.is_some() && hook.function.starts_with("_raw_spin_"))
 }
 
 fn is_release(function: &str) -> bool {

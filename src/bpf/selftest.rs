@@ -60,6 +60,7 @@ impl Bench {
             tracepoint_kinds: LockKind::ALL.into_iter().filter(|kind| !kind.is_user()).collect(),
             phase_kinds: vec![],
             lifecycle: vec!["sched_process_exec"],
+            realtime: false,
         };
         let facts = Facts::gather(&[], &[]).expect("facts");
         let settings = Settings {
