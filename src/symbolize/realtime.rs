@@ -86,6 +86,9 @@ fn kind_taken_by(function: &str) -> Option<LockKind> {
         ("rt_write_lock", LockKind::RwlockWrite),
         ("down_read", LockKind::RwsemRead),
         ("down_write", LockKind::RwsemWrite),
+        // What down_write() jumps to, and so is not in the stack; rt_write_lock() always is.
+        ("rwbase_read_lock", LockKind::RwsemRead),
+        ("rwbase_write_lock", LockKind::RwsemWrite),
     ];
     kinds.into_iter().find(|(name, _)| function.starts_with(name)).map(|(_, kind)| kind)
 }
