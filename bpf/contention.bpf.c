@@ -92,13 +92,13 @@ int contention_end__tp(struct bpf_raw_tracepoint_args *ctx)
 	__u64 addr = ctx->args[0];
 	__u64 id = bpf_get_current_pid_tgid();
 	struct wait_key key = { .tid = id, .wait_class = WAIT_KERNEL };
-	struct wait *wait;
+	struct wait *wait, *outer;
 
 	if (!wanted(id >> 32))
 		return 0;
 	if (cfg.tracepoint_kinds & SPIN_KINDS && spin_end(addr))
 		return 0;
-	wait = bpf_map_lookup_elem(&waits, &key);
+	wait = outer = bpf_map_lookup_elem(&waits, &key);
 	if (!wait || wait->site.lock.addr != addr) {
 		key.wait_class = WAIT_PERCPU_WRITE;
 		wait = bpf_map_lookup_elem(&waits, &key);
@@ -108,7 +108,7 @@ int contention_end__tp(struct bpf_raw_tracepoint_args *ctx)
 		struct counters *c = this_cpu_counters();
 
 		/* With every sleeping kind on the tracepoints, an end without a record is a loss. */
-		if (c && cfg.tracepoint_kinds & (1U << KIND_MUTEX))
+		if (c && cfg.tracepoint_kinds & (1U << KIND_MUTEX) && !(outer && is_inside(outer, addr)))
 			c->lost[LOSS_UNPAIRED_END]++;
 		return 0;
 	}

@@ -96,6 +96,7 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 	__u32 tgid = id >> 32;
 	struct wait_key key = { .tid = id };
 	struct task_struct *task = (void *)ctx->args[0];
+	struct wait *wait;
 
 	if (!wanted(tgid))
 		return 0;
@@ -106,8 +107,12 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 	enter(c);
 	for (int class = 0; class < WAIT_CLASSES; class ++) {
 		key.wait_class = class;
-		if (!bpf_map_delete_elem(&waits, &key))
+		wait = bpf_map_lookup_elem(&waits, &key);
+		if (!wait)
+			continue;
+		if (wait->begin_ns)
 			c->lost[LOSS_UNPAIRED_BEGIN]++;
+		bpf_map_delete_elem(&waits, &key);
 	}
 	/* do_exit() counts `live` down before this tracepoint, on every kernel of the matrix. */
 	if (BPF_CORE_READ(task, signal, live.counter) == 0) {

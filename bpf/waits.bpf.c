@@ -83,9 +83,11 @@ __noinline int wait_prepare(__u64 addr, __u32 how)
 	if (!c)
 		return 0;
 	old = bpf_map_lookup_elem(&waits, &key);
-	if (old) {
-		/* The mutex tracepoint says begin again when a spinning waiter goes to sleep. */
-		if (old->site.lock.addr == addr && old->site.lock.kind == (how & 0xff)) {
+	if (old && old->begin_ns) {
+		/* The mutex tracepoint says begin again when a spinning waiter goes to sleep; a function that
+		 * is entered again was left before. */
+		if (old->site.lock.addr == addr && old->site.lock.kind == (how & 0xff) &&
+		    cfg.tracepoint_kinds & (1U << (how & 31))) {
 			enter_phase(old, how >> 16);
 			return 0;
 		}
@@ -127,8 +129,8 @@ __noinline int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class)
 	if (!c)
 		return 0;
 	wait = bpf_map_lookup_elem(&waits, &key);
-	if (!wait || (addr && wait->site.lock.addr != addr)) {
-		if (!wait || !is_inside(wait, addr))
+	if (!wait || !wait->begin_ns || (addr && wait->site.lock.addr != addr)) {
+		if (!wait || !wait->begin_ns || !is_inside(wait, addr))
 			c->lost[LOSS_UNPAIRED_END]++;
 		return 0;
 	}
@@ -142,6 +144,8 @@ __noinline int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class)
 		c->events[WAITS_ENDED]++;
 		account(c, &wait->site, now - wait->begin_ns, spin_ns, outcome == ABORTED);
 	}
+	/* The kernel may refuse to delete it now (EBUSY); it must not pass for a wait that goes on. */
+	wait->begin_ns = 0;
 	bpf_map_delete_elem(&waits, &key);
 	return 0;
 }

@@ -98,16 +98,7 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
     }
 
     let mut locks: Vec<Lock> = locks.into_values().collect();
-    for lock in &mut locks {
-        lock.sites.sort_by_key(|site| {
-            (std::cmp::Reverse(weight(&site.wait)), site.pid, site.kernel_stack, site.user_stack)
-        });
-        lock.in_flight.sort_by_key(|wait| (std::cmp::Reverse(wait.age_ns), wait.tid));
-    }
-    locks.sort_by_key(|lock| {
-        let held = lock.hold.map_or(0, |hold| hold.hold_total_ns);
-        (std::cmp::Reverse(lock.weight_ns()), std::cmp::Reverse(held), lock.kind, lock.addr, lock.pid)
-    });
+    Lock::rank(&mut locks);
     Profile {
         schema: SCHEMA.to_string(),
         meta,
@@ -134,10 +125,6 @@ fn empty(id: LockId) -> Lock {
         sites: Vec::new(),
         in_flight: Vec::new(),
     }
-}
-
-fn weight(wait: &WaitStats) -> u64 {
-    wait.wait_total_ns + wait.aborted_total_ns
 }
 
 /// See raise_max() in bpf/core.bpf.h: the histogram corrects a maximum that lost a race.

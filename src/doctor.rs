@@ -281,7 +281,7 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
             !(by_tracepoint && hook.backend.is_none() && catalog::function(hook.function).is_some())
         })
         .collect();
-    let holes = catalog::tracepoint_holes(family).filter(|_| by_tracepoint);
+    let holes = plan.tracepoint_holes(family).filter(|_| by_tracepoint);
     let wait = Sight::of(&waits, holes.map(String::from).into_iter().collect());
 
     let holds = of_level(Level::Hold);
@@ -301,12 +301,20 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
                 Family::PercpuRwsem => {
                     vec!["readers: counted per CPU, inline, released by anybody".to_string()]
                 }
+                Family::Spinlock if plan.realtime && !times_raw_spinlocks(&holds) => {
+                    vec!["holds of a raw_spinlock_t: this kernel inlines _raw_spin_unlock".to_string()]
+                }
                 _ => vec![],
             };
             (Sight::of(&holds, readers.clone()), Sight::of(&releases, readers))
         }
     };
     FamilySight { family: family.name(), wait, hold, owner: Sight::no("not read in this version"), release }
+}
+
+/// The other spinlocks of PREEMPT_RT are of the kind that sleeps.
+fn times_raw_spinlocks(holds: &[&Hook]) -> bool {
+    holds.iter().any(|hook| hook.backend.is_some() && hook.function.starts_with("_raw_spin_"))
 }
 
 fn is_release(function: &str) -> bool {

@@ -69,6 +69,8 @@ pub struct Plan {
     pub phase_kinds: Vec<LockKind>,
     /// Process life-cycle tracepoints to attach.
     pub lifecycle: Vec<&'static str>,
+    /// PREEMPT_RT: nobody spins for an rw_semaphore or a spinlock_t, and the tracepoints see every wait.
+    pub realtime: bool,
 }
 
 impl Plan {
@@ -94,9 +96,15 @@ impl Plan {
         };
         let futex_is_hooked = hooked.contains(&"futex_wait");
 
+        // There spinlock_t is an rt_mutex, and only raw_spinlock_t has the slow path of other kernels.
+        let is_made_of_rt_mutex =
+            |kind| facts.realtime && kind == LockKind::Spinlock && !kind_is_hooked(LockKind::RtMutex);
         let mut unhooked: Vec<Family> = Vec::new();
         for kind in LockKind::ALL {
-            if !kind.is_user() && !kind_is_hooked(kind) && !unhooked.contains(&kind.family()) {
+            if !kind.is_user()
+                && (!kind_is_hooked(kind) || is_made_of_rt_mutex(kind))
+                && !unhooked.contains(&kind.family())
+            {
                 unhooked.push(kind.family());
             }
         }
@@ -152,7 +160,7 @@ impl Plan {
             .filter(|name| facts.tracepoints.contains(*name) && facts.raw_tracepoint.works())
             .filter(|name| *name != "sched_process_fork" || wishes.follow_forks)
             .collect();
-        Plan { hooks, tracepoint_kinds, phase_kinds, lifecycle }
+        Plan { hooks, tracepoint_kinds, phase_kinds, lifecycle, realtime: facts.realtime }
     }
 
     /// Hooks that will be attached.
@@ -201,6 +209,16 @@ impl Plan {
     pub fn is_hooked(&self, kind: LockKind, level: Level) -> bool {
         let mut used = self.used().filter_map(|hook| catalog::function(hook.function));
         used.any(|function| function.kind == kind && function.level == level)
+    }
+
+    /// What the contention tracepoints miss of the waits for a family on this kernel.
+    pub fn tracepoint_holes(&self, family: Family) -> Option<&'static str> {
+        let sees_all = match family {
+            Family::Rwsem => self.realtime,
+            Family::Spinlock => self.realtime && self.is_hooked(LockKind::Spinlock, Level::Contended),
+            _ => false,
+        };
+        catalog::tracepoint_holes(family).filter(|_| !sees_all)
     }
 
     /// How the waits of a family are seen: the method, or the reason they are not.

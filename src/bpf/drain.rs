@@ -44,7 +44,10 @@ impl Tracer {
         })
         .context("Failed to read the map of stacks")?;
         each(&maps.waits, |key: types::wait_key, value: types::wait| {
-            capture.in_flight.extend(wire::raw_wait(&key, &value));
+            // 0: it ended, and the kernel refused to delete it just then.
+            if value.begin_ns != 0 {
+                capture.in_flight.extend(wire::raw_wait(&key, &value));
+            }
         })
         .context("Failed to read the map of ongoing waits")?;
 

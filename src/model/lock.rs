@@ -257,6 +257,51 @@ impl Lock {
         self.wait.wait_total_ns + self.wait.aborted_total_ns + self.in_flight_ns()
     }
 
+    /// Takes over another row of the same lock: its waits, holds and sites.
+    pub fn merge(&mut self, other: Lock) {
+        self.hist = match (self.hist.take(), other.hist) {
+            (Some(mut mine), Some(theirs)) => {
+                mine.merge(&theirs);
+                Some(mine)
+            }
+            // A row of holds only has no histogram and lacks none.
+            (mine, _) if other.wait.contended == 0 => mine,
+            (_, theirs) if self.wait.contended == 0 => theirs,
+            _ => None,
+        };
+        self.wait.merge(&other.wait);
+        self.hold = match (self.hold, other.hold) {
+            (Some(mut mine), Some(theirs)) => {
+                mine.merge(&theirs);
+                Some(mine)
+            }
+            (mine, theirs) => mine.or(theirs),
+        };
+        for site in other.sites {
+            let key = |site: &Site| (site.pid, site.kernel_stack, site.user_stack);
+            match self.sites.iter_mut().find(|mine| key(mine) == key(&site)) {
+                Some(mine) => mine.wait.merge(&site.wait),
+                None => self.sites.push(site),
+            }
+        }
+        self.in_flight.extend(other.in_flight);
+    }
+
+    /// Puts locks, their sites and their ongoing waits in the order of a profile.
+    pub fn rank(locks: &mut [Lock]) {
+        for lock in locks.iter_mut() {
+            lock.sites.sort_by_key(|site| {
+                let waited = site.wait.wait_total_ns + site.wait.aborted_total_ns;
+                (std::cmp::Reverse(waited), site.pid, site.kernel_stack, site.user_stack)
+            });
+            lock.in_flight.sort_by_key(|wait| (std::cmp::Reverse(wait.age_ns), wait.tid));
+        }
+        locks.sort_by_key(|lock| {
+            let held = lock.hold.map_or(0, |hold| hold.hold_total_ns);
+            (std::cmp::Reverse(lock.weight_ns()), std::cmp::Reverse(held), lock.kind, lock.addr, lock.pid)
+        });
+    }
+
     /// The name, else the call site, else the address.
     pub fn label(&self) -> String {
         match (&self.name, &self.call_site) {

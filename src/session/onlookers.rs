@@ -7,6 +7,7 @@ use crate::symbolize::Images;
 use crate::unwind::Tables;
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A process that just began is looked at again after this time, then after three times that, and so
@@ -41,12 +42,17 @@ impl Onlookers {
     }
 
     /// Reads the tables of the libraries nearly every program has, which are also ours: one less thing
-    /// to do when a process has begun and is about to wait for its first lock.
-    pub fn prepare(&mut self) {
+    /// to do when a process has begun and is about to wait for its first lock. And that of the program
+    /// that is about to run: reading a big one can take longer than the program runs, and meanwhile
+    /// nobody looks at what it maps.
+    pub fn prepare(&mut self, program: Option<&Path>) {
         let Some(tables) = &mut self.tables else { return };
         let own = std::process::id();
         if self.images.snapshot(own).is_ok() {
             tables.preload_libraries(&self.images, own);
+        }
+        if let Some(file) = program.and_then(|path| self.images.keep_program(path)) {
+            tables.preload(&self.images, file);
         }
     }
 

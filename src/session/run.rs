@@ -85,6 +85,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
     // Before the load: a signal during the seconds it takes must not leave half a run.
     let stop = StopRequest::install()?;
     let mut held = None;
+    let mut program = None;
     let mut watched = Vec::new();
     let (targets, description) = match &config.scope {
         Scope::System => (Targets::All, describe(TargetKind::System, &[], &[])),
@@ -95,7 +96,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
             (Targets::Pids(pids.clone()), describe(TargetKind::Pids, pids, &[]))
         }
         Scope::Command(command) => {
-            target::find_command(&command[0])?;
+            program = Some(target::find_command(&command[0])?);
             let child = Held::spawn(command)?;
             let pid = child.pid;
             held = Some(child);
@@ -109,7 +110,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
     // Reading their tables can take a while, and so can loading: as much as can be before the load.
     let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
     if !matches!(config.scope, Scope::Pids(_)) {
-        onlookers.prepare();
+        onlookers.prepare(program.as_deref());
     }
     onlookers.look_at(pids.iter().copied(), None)?;
     let settings = Settings {

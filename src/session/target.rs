@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::thread::JoinHandle;
 
@@ -184,8 +185,8 @@ fn shell_status(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(125)
 }
 
-/// Whether exec could find the file at all; checked before anything is loaded.
-pub fn find_command(name: &str) -> Result<(), SpawnError> {
+/// The file that exec will find, if any; checked before anything is loaded.
+pub fn find_command(name: &str) -> Result<PathBuf, SpawnError> {
     let fail = |source| Err(SpawnError { command: name.to_string(), source });
     let executable = |path: &std::path::Path| {
         let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else { return false };
@@ -200,11 +201,11 @@ pub fn find_command(name: &str) -> Result<(), SpawnError> {
         if !executable(path) || path.is_dir() {
             return fail(io::Error::from_raw_os_error(libc::EACCES));
         }
-        return Ok(());
+        return Ok(path.to_path_buf());
     }
     let paths = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-    if std::env::split_paths(&paths).any(|dir| executable(&dir.join(name))) {
-        return Ok(());
+    match std::env::split_paths(&paths).map(|dir| dir.join(name)).find(|path| executable(path)) {
+        Some(path) => Ok(path),
+        None => fail(io::Error::from_raw_os_error(libc::ENOENT)),
     }
-    fail(io::Error::from_raw_os_error(libc::ENOENT))
 }

@@ -60,14 +60,39 @@ enum KernelClass {
     Unknown,
 }
 
+/// The names of the locking code at the leaf of a kernel stack, innermost first: the last is what the
+/// taker of the lock called.
+pub(super) fn lock_functions<'f>(stack: &Stack, frames: &'f [Frame]) -> Vec<&'f str> {
+    let stack: Vec<&Frame> = stack.frames.iter().filter_map(|index| frames.get(*index as usize)).collect();
+    let classes = classes(&stack);
+    let end = taker(&classes).unwrap_or(stack.len());
+    let lock_code = stack[..end].iter().zip(&classes).filter(|(_, class)| **class == KernelClass::Lock);
+    let functions = lock_code.filter_map(|(frame, _)| frame.functions.last());
+    functions.map(|function| without_compiler_suffix(&function.name)).collect()
+}
+
 fn of_kernel_stack(stack: &[&Frame]) -> Option<String> {
-    let classes: Vec<KernelClass> = stack
+    let classes = classes(stack);
+    if let Some(index) = taker(&classes) {
+        return Some(kernel_name(stack[index]));
+    }
+    // Nothing but locking code: the outermost of it that has a name.
+    let outermost = stack.iter().zip(&classes).rev().find(|(_, class)| **class == KernelClass::Lock);
+    Some(kernel_name(outermost.map_or(stack[0], |(frame, _)| frame)))
+}
+
+fn classes(stack: &[&Frame]) -> Vec<KernelClass> {
+    stack
         .iter()
         .map(|frame| match frame.functions.last() {
-            Some(function) => kernel_class(&function.name),
-            None => KernelClass::Unknown,
+            Some(function) if frame.space == Space::Kernel => kernel_class(&function.name),
+            _ => KernelClass::Unknown,
         })
-        .collect();
+        .collect()
+}
+
+/// The frame that took the lock.
+fn taker(classes: &[KernelClass]) -> Option<usize> {
     let mut in_lock = false;
     for (index, class) in classes.iter().enumerate() {
         match class {
@@ -77,12 +102,10 @@ fn of_kernel_stack(stack: &[&Frame]) -> Option<String> {
             KernelClass::Profiler if !in_lock => {}
             // Between the profiler's frames or inside the lock: one of them, not the caller.
             KernelClass::Unknown if is_inside(&classes[index + 1..], in_lock) => {}
-            _ => return Some(kernel_name(stack[index])),
+            _ => return Some(index),
         }
     }
-    // Nothing but locking code: the outermost of it that has a name.
-    let outermost = stack.iter().zip(&classes).rev().find(|(_, class)| **class == KernelClass::Lock);
-    Some(kernel_name(outermost.map_or(stack[0], |(frame, _)| frame)))
+    None
 }
 
 /// Whether more of the profiler or of the lock follows before anything else does.

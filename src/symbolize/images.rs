@@ -213,6 +213,25 @@ impl Images {
         }
     }
 
+    /// Opens the program of a process to come. When it is mapped, it is known by its inode.
+    pub fn keep_program(&mut self, path: &std::path::Path) -> Option<FileId> {
+        // A script is not what will be mapped, and its interpreter is looked at when it runs.
+        let meta = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        let inode = (meta.dev(), meta.ino());
+        if let Some(id) = self.by_inode.get(&inode) {
+            return Some(*id);
+        }
+        let file = self.open_within_limit(path).ok()?;
+        Some(self.keep(inode, file))
+    }
+
+    fn keep(&mut self, inode: (u64, u64), file: File) -> FileId {
+        let id = FileId(self.files.len() as u32);
+        self.files.push(file);
+        self.by_inode.insert(inode, id);
+        id
+    }
+
     fn open(&mut self, pid: u32, mapping: &Mapping) -> io::Result<FileId> {
         let map_file = PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end));
         // Looked at before it is opened: opening a device could do something.
@@ -238,10 +257,7 @@ impl Images {
             return Ok(*id);
         }
         let file = self.open_within_limit(&path)?;
-        let id = FileId(self.files.len() as u32);
-        self.files.push(file);
-        self.by_inode.insert(inode, id);
-        Ok(id)
+        Ok(self.keep(inode, file))
     }
 
     fn open_within_limit(&mut self, path: &std::path::Path) -> io::Result<File> {

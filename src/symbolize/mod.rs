@@ -6,6 +6,7 @@
 pub mod callsite;
 mod images;
 mod kernel;
+mod realtime;
 mod user;
 
 pub use images::{FileId, Images, Mapping};
@@ -26,6 +27,7 @@ pub fn symbolize(profile: &mut Profile, images: &Images, kernel: &KernelSymbols)
     }
     let user = user::symbolize(&mut profile.frames, images);
 
+    realtime::refine(profile);
     for lock in &mut profile.locks {
         if lock.name.is_none() && !lock.kind.is_user() {
             lock.name = kernel.data_symbol(lock.addr);

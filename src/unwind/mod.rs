@@ -121,6 +121,11 @@ impl Tables {
         }
     }
 
+    /// Adds a file that is not mapped yet.
+    pub fn preload(&mut self, images: &Images, file: FileId) {
+        self.of_file(file, images.file(file));
+    }
+
     fn span(&mut self, images: &Images, mapping: &Mapping) -> Option<Span> {
         let length = u32::try_from(mapping.end - mapping.start).unwrap_or(u32::MAX);
         let unknown = Span { start: mapping.start, length, pc: 0, first_row: 0, rows: 0 };

@@ -71,6 +71,12 @@ pub fn only_tracepoints() -> bool {
     !std::path::Path::new("/sys/bus/event_source/devices/kprobe").exists()
 }
 
+/// PREEMPT_RT: every sleeping lock is made of an rt_mutex, whose slow path nothing but the tracepoints
+/// shows (it is inlined where it is used).
+pub fn realtime() -> bool {
+    std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1")
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     Mutex,
@@ -90,10 +96,11 @@ pub fn should_see(family: Family) -> bool {
         (Method::Fentry | Method::Kprobe, Family::Spinlock) => false,
         // 5.10's futex functions are static and its verifier refuses them (EACCES).
         (Method::Fentry, Family::Futex) => functions && kernel() >= (5, 16),
-        (Method::Fentry | Method::Kprobe, _) => functions,
+        (Method::Kprobe, Family::Futex) => functions,
+        (Method::Fentry | Method::Kprobe, _) => functions && !realtime(),
         (Method::Auto, Family::Spinlock) => tracepoints,
         (Method::Auto, Family::Futex) => true,
-        (Method::Auto, _) => tracepoints || functions,
+        (Method::Auto, _) => tracepoints || functions && !realtime(),
     }
 }
 

@@ -48,6 +48,7 @@ fn tracepoint_plan() -> Plan {
         tracepoint_kinds: LockKind::ALL.into_iter().filter(|kind| !kind.is_user()).collect(),
         phase_kinds: vec![],
         lifecycle: vec!["sched_process_exec"],
+        realtime: false,
     }
 }
 
