@@ -94,6 +94,8 @@ __noinline int spin_hold_begins(__u64 addr, __u32 kind)
 		depth = 0;
 	}
 	helds->depth = depth + 1;
+	/* clang knows the bound and drops the mask; the 6.1 verifier has lost it by then. */
+	barrier_var(depth);
 	held = &helds->held[depth & (MAX_SPIN_HELD - 1)];
 	held->addr = addr;
 	held->kind = kind;
