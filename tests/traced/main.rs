@@ -8,7 +8,9 @@
 mod support;
 
 mod coverage;
+mod families;
 mod hold;
 mod life;
 mod losses;
+mod spin;
 mod truth;

@@ -82,6 +82,8 @@ pub enum Family {
     Mutex,
     Rwsem,
     Spinlock,
+    Semaphore,
+    PercpuRwsem,
     Futex,
 }
 
@@ -93,12 +95,12 @@ pub fn should_see(family: Family) -> bool {
     match (method(), family) {
         (Method::Tracepoint, Family::Futex) => true,
         (Method::Tracepoint, _) => tracepoints,
-        (Method::Fentry | Method::Kprobe, Family::Spinlock) => false,
         // 5.10's futex functions are static and its verifier refuses them (EACCES).
         (Method::Fentry, Family::Futex) => functions && kernel() >= (5, 16),
         (Method::Kprobe, Family::Futex) => functions,
-        (Method::Fentry | Method::Kprobe, _) => functions && !realtime(),
-        (Method::Auto, Family::Spinlock) => tracepoints,
+        // PREEMPT_RT has other functions for these, and their slow paths can not be hooked.
+        (Method::Fentry | Method::Kprobe, Family::Mutex | Family::Rwsem) => functions && !realtime(),
+        (Method::Fentry | Method::Kprobe, _) => functions,
         (Method::Auto, Family::Futex) => true,
         (Method::Auto, _) => tracepoints || functions && !realtime(),
     }
@@ -345,4 +347,37 @@ pub fn assert_close(got: u64, waits: u64, truth: &Truth, what: &str) {
         truth.total_ns,
         truth.waits
     );
+}
+
+/// `lockprof-workload count-calls`: the entries of kernel functions by one process, counted with kprobe
+/// events and perf counters and nothing of lockprof's.
+pub struct Counter {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Counter {
+    /// Returns when it counts.
+    pub fn start(functions: &[&str], pid: u32) -> Counter {
+        let mut child = Command::new(workload_path())
+            .args(["count-calls", &functions.join(","), "--pid", &pid.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the workload starts");
+        let stdin = child.stdin.take();
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        read_event(&mut lines, "ready");
+        Counter { child, stdin, lines }
+    }
+
+    /// (entries, entries of anybody that the kernel could not count) of each function, in order.
+    pub fn finish(mut self) -> Vec<(u64, u64)> {
+        drop(self.stdin.take());
+        let counts = read_event(&mut self.lines, "counts");
+        assert!(self.child.wait().expect("the counter ends").success());
+        let rows = counts["functions"].as_array().expect("a list");
+        rows.iter().map(|row| (number(row, "hits"), number(row, "missed"))).collect()
+    }
 }
