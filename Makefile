@@ -1,6 +1,6 @@
 # Thin on purpose: what happens is in scripts/ and in cargo.
 
-.PHONY: demo test setup lint unit native guests
+.PHONY: demo test setup lint unit native guests soak
 
 # Everything that Debian 12 lacks. Rust itself (1.88 or later) must be there.
 setup:
@@ -17,7 +17,7 @@ lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	clang-format --dry-run --Werror bpf/*.c bpf/*.h bpf/include/*.h
-	shellcheck -x scripts/* $(addprefix tests/vm/,binaries boot fetch matrix soak soak-guest suite) .ci/run
+	shellcheck -x scripts/* $(addprefix tests/vm/,binaries boot coverage fetch matrix soak soak-guest spin suite) .ci/run
 
 # Without privileges.
 unit:
@@ -32,3 +32,8 @@ native:
 # Root is not needed, QEMU is: 5.10, 6.1, 6.12 and 7.x under software emulation.
 guests:
 	tests/vm/matrix
+	tests/vm/spin 6.1 7.x
+
+# Not a part of `make test`: a minute under load with every hook on, on every kernel.
+soak:
+	for kernel in 5.10 6.1 6.1-rt 6.12 7.x; do tests/vm/soak $$kernel || exit; done

@@ -108,7 +108,8 @@ int contention_end__tp(struct bpf_raw_tracepoint_args *ctx)
 		struct counters *c = this_cpu_counters();
 
 		/* With every sleeping kind on the tracepoints, an end without a record is a loss. */
-		if (c && cfg.tracepoint_kinds & (1U << KIND_MUTEX) && !(outer && is_inside(outer, addr)))
+		if (c && cfg.tracepoint_kinds & (1U << KIND_MUTEX) &&
+		    !(outer && is_inside(outer, addr)))
 			c->lost[LOSS_UNPAIRED_END]++;
 		return 0;
 	}
