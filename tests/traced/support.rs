@@ -197,7 +197,10 @@ impl Profiler {
             let mut line = String::new();
             let read = stderr.read_line(&mut line).expect("stderr is text");
             said.push_str(&line);
-            assert!(read > 0, "lockprof ended before it traced:\n{said}");
+            if read == 0 {
+                let status = child.wait().expect("it is our child");
+                panic!("lockprof ended before it traced, with {status}:\n{said}");
+            }
             if line.starts_with("lockprof: tracing") {
                 return Profiler { child, report, stderr };
             }
