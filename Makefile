@@ -16,6 +16,7 @@ test: setup lint unit native guests
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --test traced --test unwind -- -D warnings
 	clang-format --dry-run --Werror bpf/*.c bpf/*.h bpf/include/*.h
 	shellcheck -x scripts/* $(addprefix tests/vm/,binaries boot coverage fetch matrix soak soak-guest spin suite) .ci/run
 

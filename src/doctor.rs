@@ -267,7 +267,7 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
             .iter()
             .copied()
             .filter(|hook| catalog::function(hook.function).map_or(Level::Contended, |f| f.level) == wanted)
-            // The tracepoints that also say when a waiter stops spinning are no way to see its wait.
+            // A wake is no wait: where only it is hooked, waits are not seen.
             .filter(|hook| wanted == Level::Hold || hook.function != "futex_wake")
             .collect()
     };

@@ -56,8 +56,13 @@ impl LockFn {
         LockFn { optional: true, ..self }
     }
 
-    const fn spins(self, needs: &'static str) -> LockFn {
-        LockFn { fentry_only: true, needs: Some(needs), ..self }
+    const fn spins(self) -> LockFn {
+        let unlock = match self.kind {
+            LockKind::RwlockRead => "_raw_read_unlock",
+            LockKind::RwlockWrite => "_raw_write_unlock",
+            _ => "_raw_spin_unlock",
+        };
+        LockFn { fentry_only: true, needs: Some(unlock), ..self }
     }
 }
 
@@ -156,68 +161,50 @@ pub const FUNCTIONS: &[LockFn] = &[
     hold("rt_write_trylock", LockKind::RwlockWrite, "rwlock acquisitions for writing by trylock").optional(),
     hold("rt_write_unlock", LockKind::RwlockWrite, "rwlock write hold times").optional(),
     // kernel/locking/spinlock.c
-    hold("_raw_spin_lock", LockKind::Spinlock, "spinlock acquisitions").spins("_raw_spin_unlock"),
-    hold("_raw_spin_lock_bh", LockKind::Spinlock, "spinlock acquisitions by lock_bh")
-        .spins("_raw_spin_unlock"),
-    hold("_raw_spin_lock_irq", LockKind::Spinlock, "spinlock acquisitions by lock_irq")
-        .spins("_raw_spin_unlock"),
-    hold("_raw_spin_lock_irqsave", LockKind::Spinlock, "spinlock acquisitions by lock_irqsave")
-        .spins("_raw_spin_unlock"),
-    hold("_raw_spin_trylock", LockKind::Spinlock, "spinlock acquisitions by trylock")
-        .spins("_raw_spin_unlock"),
-    hold("_raw_spin_trylock_bh", LockKind::Spinlock, "spinlock acquisitions by trylock_bh")
-        .spins("_raw_spin_unlock"),
-    hold("_raw_spin_unlock", LockKind::Spinlock, "spinlock hold times").spins("_raw_spin_unlock"),
-    hold("_raw_spin_unlock_bh", LockKind::Spinlock, "spinlock holds that end in unlock_bh")
-        .spins("_raw_spin_unlock"),
-    hold("_raw_spin_unlock_irq", LockKind::Spinlock, "spinlock holds that end in unlock_irq")
-        .spins("_raw_spin_unlock"),
+    hold("_raw_spin_lock", LockKind::Spinlock, "spinlock acquisitions").spins(),
+    hold("_raw_spin_lock_bh", LockKind::Spinlock, "spinlock acquisitions by lock_bh").spins(),
+    hold("_raw_spin_lock_irq", LockKind::Spinlock, "spinlock acquisitions by lock_irq").spins(),
+    hold("_raw_spin_lock_irqsave", LockKind::Spinlock, "spinlock acquisitions by lock_irqsave").spins(),
+    hold("_raw_spin_trylock", LockKind::Spinlock, "spinlock acquisitions by trylock").spins(),
+    hold("_raw_spin_trylock_bh", LockKind::Spinlock, "spinlock acquisitions by trylock_bh").spins(),
+    hold("_raw_spin_unlock", LockKind::Spinlock, "spinlock hold times").spins(),
+    hold("_raw_spin_unlock_bh", LockKind::Spinlock, "spinlock holds that end in unlock_bh").spins(),
+    hold("_raw_spin_unlock_irq", LockKind::Spinlock, "spinlock holds that end in unlock_irq").spins(),
     hold("_raw_spin_unlock_irqrestore", LockKind::Spinlock, "spinlock holds that end in unlock_irqrestore")
-        .spins("_raw_spin_unlock"),
-    hold("_raw_read_lock", LockKind::RwlockRead, "rwlock acquisitions for reading").spins("_raw_read_unlock"),
-    hold("_raw_read_lock_bh", LockKind::RwlockRead, "rwlock acquisitions for reading by lock_bh")
-        .spins("_raw_read_unlock"),
-    hold("_raw_read_lock_irq", LockKind::RwlockRead, "rwlock acquisitions for reading by lock_irq")
-        .spins("_raw_read_unlock"),
+        .spins(),
+    hold("_raw_read_lock", LockKind::RwlockRead, "rwlock acquisitions for reading").spins(),
+    hold("_raw_read_lock_bh", LockKind::RwlockRead, "rwlock acquisitions for reading by lock_bh").spins(),
+    hold("_raw_read_lock_irq", LockKind::RwlockRead, "rwlock acquisitions for reading by lock_irq").spins(),
     hold("_raw_read_lock_irqsave", LockKind::RwlockRead, "rwlock acquisitions for reading by lock_irqsave")
-        .spins("_raw_read_unlock"),
-    hold("_raw_read_trylock", LockKind::RwlockRead, "rwlock acquisitions for reading by trylock")
-        .spins("_raw_read_unlock"),
-    hold("_raw_read_unlock", LockKind::RwlockRead, "rwlock read hold times").spins("_raw_read_unlock"),
-    hold("_raw_read_unlock_bh", LockKind::RwlockRead, "rwlock read holds that end in unlock_bh")
-        .spins("_raw_read_unlock"),
-    hold("_raw_read_unlock_irq", LockKind::RwlockRead, "rwlock read holds that end in unlock_irq")
-        .spins("_raw_read_unlock"),
+        .spins(),
+    hold("_raw_read_trylock", LockKind::RwlockRead, "rwlock acquisitions for reading by trylock").spins(),
+    hold("_raw_read_unlock", LockKind::RwlockRead, "rwlock read hold times").spins(),
+    hold("_raw_read_unlock_bh", LockKind::RwlockRead, "rwlock read holds that end in unlock_bh").spins(),
+    hold("_raw_read_unlock_irq", LockKind::RwlockRead, "rwlock read holds that end in unlock_irq").spins(),
     hold(
         "_raw_read_unlock_irqrestore",
         LockKind::RwlockRead,
         "rwlock read holds that end in unlock_irqrestore",
     )
-    .spins("_raw_read_unlock"),
-    hold("_raw_write_lock", LockKind::RwlockWrite, "rwlock acquisitions for writing")
-        .spins("_raw_write_unlock"),
+    .spins(),
+    hold("_raw_write_lock", LockKind::RwlockWrite, "rwlock acquisitions for writing").spins(),
     hold("_raw_write_lock_nested", LockKind::RwlockWrite, "rwlock nested acquisitions for writing")
-        .spins("_raw_write_unlock")
+        .spins()
         .optional(),
-    hold("_raw_write_lock_bh", LockKind::RwlockWrite, "rwlock acquisitions for writing by lock_bh")
-        .spins("_raw_write_unlock"),
-    hold("_raw_write_lock_irq", LockKind::RwlockWrite, "rwlock acquisitions for writing by lock_irq")
-        .spins("_raw_write_unlock"),
+    hold("_raw_write_lock_bh", LockKind::RwlockWrite, "rwlock acquisitions for writing by lock_bh").spins(),
+    hold("_raw_write_lock_irq", LockKind::RwlockWrite, "rwlock acquisitions for writing by lock_irq").spins(),
     hold("_raw_write_lock_irqsave", LockKind::RwlockWrite, "rwlock acquisitions for writing by lock_irqsave")
-        .spins("_raw_write_unlock"),
-    hold("_raw_write_trylock", LockKind::RwlockWrite, "rwlock acquisitions for writing by trylock")
-        .spins("_raw_write_unlock"),
-    hold("_raw_write_unlock", LockKind::RwlockWrite, "rwlock write hold times").spins("_raw_write_unlock"),
-    hold("_raw_write_unlock_bh", LockKind::RwlockWrite, "rwlock write holds that end in unlock_bh")
-        .spins("_raw_write_unlock"),
-    hold("_raw_write_unlock_irq", LockKind::RwlockWrite, "rwlock write holds that end in unlock_irq")
-        .spins("_raw_write_unlock"),
+        .spins(),
+    hold("_raw_write_trylock", LockKind::RwlockWrite, "rwlock acquisitions for writing by trylock").spins(),
+    hold("_raw_write_unlock", LockKind::RwlockWrite, "rwlock write hold times").spins(),
+    hold("_raw_write_unlock_bh", LockKind::RwlockWrite, "rwlock write holds that end in unlock_bh").spins(),
+    hold("_raw_write_unlock_irq", LockKind::RwlockWrite, "rwlock write holds that end in unlock_irq").spins(),
     hold(
         "_raw_write_unlock_irqrestore",
         LockKind::RwlockWrite,
         "rwlock write holds that end in unlock_irqrestore",
     )
-    .spins("_raw_write_unlock"),
+    .spins(),
 ];
 
 /// Families whose acquisitions and holds can be traced, with `--hold`; and what `--hold` alone means.
@@ -247,10 +234,6 @@ pub fn tracepoint_holes(family: Family) -> Option<&'static str> {
         Family::PercpuRwsem => Some("writers of a percpu rw_semaphore that wait for readers only"),
         _ => None,
     }
-}
-
-pub fn function_names() -> Vec<&'static str> {
-    FUNCTIONS.iter().map(|function| function.name).collect()
 }
 
 pub fn function(name: &str) -> Option<&'static LockFn> {

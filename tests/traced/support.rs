@@ -179,6 +179,7 @@ pub struct Profiler {
 
 impl Profiler {
     /// Returns when every hook is in place. `@REPORT@` in an argument is the report's path.
+    #[expect(clippy::zombie_processes, reason = "finish() waits for it")]
     pub fn start(args: &[&str]) -> Profiler {
         let report = scratch("report.json");
         let mut child = lockprof()
