@@ -438,7 +438,12 @@ fn an_exec_keeps_old_mappings_and_adds_the_new_program() {
         let now = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         now.trim_end() == comm
     };
-    while !is("sh") {
+    // The name changes first in an exec; the mappings are complete only once the program runs.
+    let runs = |comm: &str| {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        is(comm) && maps.contains("libc")
+    };
+    while !runs("sh") {
         std::thread::yield_now();
     }
     let mut images = Images::new();
@@ -447,11 +452,7 @@ fn an_exec_keeps_old_mappings_and_adds_the_new_program() {
     let shell =
         before.iter().find(|mapping| mapping.path.ends_with("sh")).expect("the shell is mapped").clone();
     drop(child.stdin.take());
-    while !is("sleep") {
-        std::thread::yield_now();
-    }
-    // The maps of an exec are complete only once the program runs.
-    while !std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().contains("libc") {
+    while !runs("sleep") {
         std::thread::yield_now();
     }
     images.snapshot(pid).unwrap();
