@@ -6,6 +6,7 @@ struct sites_map sites SEC(".maps");
 struct locks_map locks SEC(".maps");
 struct stacks_map stacks SEC(".maps");
 struct waits_map waits SEC(".maps");
+struct owners_map owners SEC(".maps");
 struct held_map held SEC(".maps");
 struct holds_map holds SEC(".maps");
 struct calls_map calls SEC(".maps");
@@ -37,6 +38,7 @@ struct wire_types {
 	enum filter filter;
 	enum wait_class wait_class;
 	enum wait_phase wait_phase;
+	enum owner_state owner_state;
 	enum stack_end stack_end;
 	enum user_stacks user_stacks;
 } wire_types = {};
@@ -111,7 +113,7 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 		if (!wait)
 			continue;
 		if (wait->begin_ns)
-			c->lost[LOSS_UNPAIRED_BEGIN]++;
+			wait_abandoned(c, wait);
 		bpf_map_delete_elem(&waits, &key);
 	}
 	/* do_exit() counts `live` down before this tracepoint, on every kernel of the matrix. */

@@ -37,8 +37,8 @@ static __always_inline void leave(struct counters *c)
 
 /* waits.bpf.c; global for the verifier's sake (stacks.bpf.c). `how` is HOW(kind, class, phase). */
 extern __u32 hist_bucket(__u64 ns);
-extern int wait_prepare(__u64 addr, __u32 how);
-extern int wait_store(__u64 addr, __u32 how, __u64 kernel_stack, __u64 user_stack, __u64 begin_ns);
+extern int wait_enter(__u64 addr, __u32 how);
+extern int wait_has_stacks(__u32 how, __u64 kernel_stack, __u64 user_stack);
 extern int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class);
 
 #define HOW(kind, class, phase) ((kind) | (class) << 8 | (phase) << 16)
@@ -57,18 +57,37 @@ static __always_inline void raise_max(volatile __u64 *max, __u64 value)
 		*max = value;
 }
 
-static __always_inline struct lock_stats *lock_stats_of(struct counters *c,
-							const struct lock_key *key)
+static __always_inline struct lock_stats *lock_stats_if_room(const struct lock_key *key)
 {
 	struct lock_stats *stats = bpf_map_lookup_elem(&locks, key);
 
 	if (stats)
 		return stats;
 	bpf_map_update_elem(&locks, key, &zero_lock_stats, BPF_NOEXIST);
-	stats = bpf_map_lookup_elem(&locks, key);
+	return bpf_map_lookup_elem(&locks, key);
+}
+
+static __always_inline struct lock_stats *lock_stats_of(struct counters *c,
+							const struct lock_key *key)
+{
+	struct lock_stats *stats = lock_stats_if_room(key);
+
 	if (!stats)
 		c->lost[LOSS_LOCKS_MAP_FULL]++;
 	return stats;
+}
+
+static __always_inline void waiter_leaves(struct lock_stats *stats)
+{
+	if (stats)
+		__sync_fetch_and_add(&stats->waiting, -1);
+}
+
+/* Its end will not be seen any more. */
+static __always_inline void wait_abandoned(struct counters *c, const struct wait *wait)
+{
+	waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
+	c->lost[LOSS_UNPAIRED_BEGIN]++;
 }
 
 static __always_inline bool is_user_lock(__u32 kind)
@@ -121,7 +140,7 @@ static __always_inline bool is_inside(const struct wait *outer, __u64 addr)
 static __always_inline int wait_begin_in(void *ctx, __u64 addr, __u32 kind, __u32 wait_class,
 					 __u32 phase)
 {
-	__u64 id = bpf_get_current_pid_tgid(), kernel, user, begin_ns;
+	__u64 id = bpf_get_current_pid_tgid(), kernel, user;
 	__u32 how = HOW(kind, wait_class, phase);
 	struct counters *c;
 
@@ -132,13 +151,11 @@ static __always_inline int wait_begin_in(void *ctx, __u64 addr, __u32 kind, __u3
 		return 0;
 	c->events[EVENTS_SEEN]++;
 	enter(c);
-	if (wait_prepare(addr, how)) {
-		/* Before the stacks: what they cost is part of what the waiter waited. */
-		begin_ns = bpf_ktime_get_ns();
+	if (wait_enter(addr, how)) {
 		/* The kernel side of a futex wait is the same for everyone: do not pay for it. */
 		kernel = is_user_lock(kind) ? STACK_NOT_TAKEN : kernel_stack(ctx, c, SCRATCH_TASK);
 		user = user_stack(ctx, c, id >> 32, SCRATCH_TASK);
-		wait_store(addr, how, kernel, user, begin_ns);
+		wait_has_stacks(how, kernel, user);
 	}
 	leave(c);
 	return 0;

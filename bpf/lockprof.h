@@ -46,6 +46,7 @@ enum lock_kind {
 	X(LOCKS_MAP_FULL, locks_map_full) \
 	X(STACKS_MAP_FULL, stacks_map_full) \
 	X(WAITS_MAP_FULL, waits_map_full) \
+	X(OWNERS_MAP_FULL, owners_map_full) \
 	X(HELD_MAP_FULL, held_map_full) \
 	X(HOLDS_MAP_FULL, holds_map_full) \
 	X(TARGETS_MAP_FULL, targets_map_full) \
@@ -178,6 +179,12 @@ struct site_stats {
 struct lock_stats {
 	__u64 wake_calls;
 	__u64 woken;
+	/* How many wait for it now, and how often it was released while somebody did. */
+	__u64 waiting;
+	__u64 contended_releases;
+	/* Waits that began while no task owned it: free just then, or held by readers. */
+	__u64 begun_unowned;
+	__u64 begun_read_owned;
 	__u32 hist[HIST_BUCKETS];
 };
 
@@ -203,6 +210,38 @@ struct wait_key {
 	__u32 wait_class;
 };
 
+/* What the owner word of a lock said when a wait began. */
+enum owner_state {
+	/* Locks of this kind have no owner word. */
+	OWNER_NOT_KEPT,
+	OWNER_TASK,
+	OWNER_READERS,
+	/* Released, or given to a task that has not taken it yet. */
+	OWNER_NOBODY,
+};
+
+struct owner {
+	__u32 state;
+	__u32 tid;
+	__u32 tgid;
+	__u32 unused;
+	char comm[16];
+};
+
+/* A task that owned a lock when a wait for it began. */
+struct owner_key {
+	struct lock_key lock;
+	__u32 tid;
+	__u32 unused;
+};
+
+struct owner_stats {
+	__u64 begun;
+	__u32 tgid;
+	__u32 unused;
+	char comm[16];
+};
+
 /* A wait that has not ended. */
 struct wait {
 	struct site_key site;
@@ -212,6 +251,7 @@ struct wait {
 	__u64 phase_ns;
 	__u64 spin_ns;
 	char comm[16];
+	struct owner owner;
 };
 
 struct spin_wait {

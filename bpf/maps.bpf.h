@@ -26,6 +26,7 @@ HASH_MAP(sites, struct site_key, struct site_stats);
 HASH_MAP(locks, struct lock_key, struct lock_stats);
 HASH_MAP(stacks, __u64, struct stack);
 HASH_MAP(waits, struct wait_key, struct wait);
+HASH_MAP(owners, struct owner_key, struct owner_stats);
 HASH_MAP(held, struct held_key, struct held);
 HASH_MAP(holds, struct lock_key, struct hold_stats);
 HASH_MAP(calls, struct call_key, __u64);

@@ -2,7 +2,7 @@
 /*
  * Waits that sleep: from begin to end, and what they come to. Global functions: see stacks.bpf.c.
  */
-#include "core.bpf.h"
+#include "owner.bpf.h"
 
 __noinline __u32 hist_bucket(__u64 ns)
 {
@@ -73,12 +73,32 @@ static __always_inline void account(struct counters *c, const struct site_key *s
 		__sync_fetch_and_add(&lock->hist[bucket], 1);
 }
 
-/* Whether a wait really begins: 0 when it is known already. */
-__noinline int wait_prepare(__u64 addr, __u32 how)
+/* A lock's own account of who waits for it, and for whom. */
+static __always_inline void wait_is_for(struct counters *c, const struct wait *wait)
+{
+	const struct owner *owner = &wait->owner;
+	struct lock_stats *stats = lock_stats_if_room(&wait->site.lock);
+
+	if (!stats)
+		return; /* counted when the wait ends */
+	__sync_fetch_and_add(&stats->waiting, 1);
+	if (owner->state == OWNER_NOBODY)
+		__sync_fetch_and_add(&stats->begun_unowned, 1);
+	else if (owner->state == OWNER_READERS)
+		__sync_fetch_and_add(&stats->begun_read_owned, 1);
+	else if (owner->state == OWNER_TASK)
+		owned_by(c, &wait->site.lock, owner);
+}
+
+/*
+ * Stores a wait that begins, and who owns the lock now; its stacks come later, for to take them is slow
+ * (and a part of what the waiter waited). 0: it is known already, or there is no room.
+ */
+__noinline int wait_enter(__u64 addr, __u32 how)
 {
 	struct wait_key key = { .tid = bpf_get_current_pid_tgid(), .wait_class = how >> 8 & 0xff };
 	struct counters *c = this_cpu_counters();
-	struct wait *old;
+	struct wait *old, new;
 
 	if (!c)
 		return 0;
@@ -93,29 +113,33 @@ __noinline int wait_prepare(__u64 addr, __u32 how)
 		}
 		if (is_inside(old, addr))
 			return 0;
-		c->lost[LOSS_UNPAIRED_BEGIN]++;
+		wait_abandoned(c, old);
 	}
 	c->events[WAITS_BEGUN]++;
+	fill_site(&new.site, addr, how & 0xff, STACK_LOST, STACK_LOST);
+	read_owner(addr, how & 0xff, &new.owner);
+	new.begin_ns = bpf_ktime_get_ns();
+	new.phase = how >> 16;
+	new.phase_ns = new.begin_ns;
+	new.spin_ns = 0;
+	bpf_get_current_comm(new.comm, sizeof(new.comm));
+	if (bpf_map_update_elem(&waits, &key, &new, BPF_ANY)) {
+		c->lost[LOSS_WAITS_MAP_FULL]++;
+		return 0;
+	}
+	wait_is_for(c, &new);
 	return 1;
 }
 
-__noinline int wait_store(__u64 addr, __u32 how, __u64 kernel_stack, __u64 user_stack,
-			  __u64 begin_ns)
+__noinline int wait_has_stacks(__u32 how, __u64 kernel_stack, __u64 user_stack)
 {
 	struct wait_key key = { .tid = bpf_get_current_pid_tgid(), .wait_class = how >> 8 & 0xff };
-	struct counters *c = this_cpu_counters();
-	struct wait new;
+	struct wait *wait = bpf_map_lookup_elem(&waits, &key);
 
-	if (!c)
+	if (!wait)
 		return 0;
-	fill_site(&new.site, addr, how & 0xff, kernel_stack, user_stack);
-	new.begin_ns = begin_ns;
-	new.phase = how >> 16;
-	new.phase_ns = begin_ns;
-	new.spin_ns = 0;
-	bpf_get_current_comm(new.comm, sizeof(new.comm));
-	if (bpf_map_update_elem(&waits, &key, &new, BPF_ANY))
-		c->lost[LOSS_WAITS_MAP_FULL]++;
+	wait->site.kernel_stack = kernel_stack;
+	wait->site.user_stack = user_stack;
 	return 0;
 }
 
@@ -144,6 +168,7 @@ __noinline int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class)
 		c->events[WAITS_ENDED]++;
 		account(c, &wait->site, now - wait->begin_ns, spin_ns, outcome == ABORTED);
 	}
+	waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
 	/* The kernel may refuse to delete it now (EBUSY); it must not pass for a wait that goes on. */
 	wait->begin_ns = 0;
 	bpf_map_delete_elem(&waits, &key);

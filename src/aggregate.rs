@@ -1,8 +1,8 @@
 //! Raw capture → [`Profile`] with addresses: rows per lock, sites in order, waits in flight.
 
 use crate::model::{
-    Frame, Hist, HookLine, InFlight, Lock, LockId, Meta, Profile, RawCapture, RawFrames, RawStack, SCHEMA,
-    Site, SiteId, Space, Stack, StackRef, WaitStats, Wakes,
+    Frame, Hist, HookLine, InFlight, Lock, LockId, Meta, Owners, Profile, RawCapture, RawFrames, RawStack,
+    SCHEMA, Site, SiteId, Space, Stack, StackRef, WaitStats, Wakes,
 };
 use std::collections::HashMap;
 
@@ -78,6 +78,7 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
             tid: wait.tid,
             comm: wait.comm.clone(),
             age_ns: capture.stop_ns.saturating_sub(begin_ns),
+            owner: wait.owner.clone(),
             kernel_stack,
             user_stack,
         });
@@ -91,13 +92,28 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
         let Some(lock) = locks.get_mut(id) else { continue };
         let hist = Hist::from_dense(&raw.hist);
         lock.wait.wait_max_ns = at_least(lock.wait.wait_max_ns, hist.highest_low_ns());
-        lock.hist = Some(hist);
+        // Its waits may all be going on.
+        lock.hist = (!hist.buckets.is_empty()).then_some(hist);
+        if capture.kinds_with_releases.contains(&id.kind) {
+            lock.contended_releases = Some(raw.contended_releases);
+        }
+        if raw.begun_unowned + raw.begun_read_owned > 0 {
+            let owners = lock.owners.get_or_insert_default();
+            owners.nobody = raw.begun_unowned;
+            owners.readers = raw.begun_read_owned;
+        }
         if id.kind.is_user() {
             lock.wakes = Some(Wakes { calls: raw.wake_calls, woken: raw.woken });
         }
     }
 
+    for (id, thread, waits) in &capture.owners {
+        let Some(lock) = locks.get_mut(id) else { continue };
+        lock.owners.get_or_insert_default().tasks.push((thread.clone(), *waits));
+    }
+
     let mut locks: Vec<Lock> = locks.into_values().collect();
+    locks.iter_mut().filter_map(|lock| lock.owners.as_mut()).for_each(Owners::rank);
     Lock::rank(&mut locks);
     Profile {
         schema: SCHEMA.to_string(),
@@ -122,6 +138,8 @@ fn empty(id: LockId) -> Lock {
         hist: None,
         hold: None,
         wakes: None,
+        contended_releases: None,
+        owners: None,
         sites: Vec::new(),
         in_flight: Vec::new(),
     }
@@ -206,7 +224,13 @@ mod tests {
     fn a_lock_that_only_hangs_is_ranked_by_the_age_of_its_waits() {
         let capture = RawCapture {
             sites: vec![(site(1, 7, 10), waits(1, 100))],
-            in_flight: vec![RawWait { site: site(2, 7, 10), tid: 70, comm: "t".into(), begin_ns: 500 }],
+            in_flight: vec![RawWait {
+                site: site(2, 7, 10),
+                tid: 70,
+                comm: "t".into(),
+                begin_ns: 500,
+                owner: None,
+            }],
             stop_ns: 1500,
             ..Default::default()
         };
@@ -246,7 +270,7 @@ mod tests {
         hist[bucket_of(1 << 20)] = 1;
         let capture = RawCapture {
             sites: vec![(site(1, 7, 10), waits(1, 100))],
-            locks: HashMap::from([(lock(1), RawLock { hist, wake_calls: 0, woken: 0 })]),
+            locks: HashMap::from([(lock(1), RawLock { hist, ..Default::default() })]),
             ..Default::default()
         };
         assert_eq!(profile(capture, meta(), vec![]).locks[0].wait.wait_max_ns, Some(1 << 20));

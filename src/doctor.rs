@@ -69,7 +69,7 @@ pub fn hold_refusal(facts: &Facts, wishes: &Wishes) -> Option<Failure> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Sight {
     pub seen: Seen,
-    /// The methods used: `fentry`, `tracepoint`.
+    /// The methods used: `fentry`, `tracepoint`, `owner word`.
     pub methods: Vec<&'static str>,
     /// What is not seen, and why.
     pub missing: Vec<String>,
@@ -110,6 +110,14 @@ impl Sight {
             (false, false) => Seen::Partly,
         };
         Sight { seen, methods, missing }
+    }
+
+    fn yes_or_no(&self) -> &'static str {
+        match self.seen {
+            Seen::Yes => "yes",
+            Seen::Partly => "partly",
+            Seen::No => "no",
+        }
     }
 
     fn word(&self) -> String {
@@ -227,19 +235,15 @@ impl Diagnosis {
     }
 
     fn write_families(&self, facts: &Facts, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "{:<15}{:<24}{:<22}{:<7}release (--hold)",
-            "Families", "wait", "hold (--hold)", "owner"
-        )?;
+        writeln!(out, "{:<15}{:<24}{:<16}{:<8}release", "Families", "wait", "hold (--hold)", "owner")?;
         for sight in &self.families {
             writeln!(
                 out,
-                "  {:<13}{:<24}{:<22}{:<7}{}",
+                "  {:<13}{:<24}{:<16}{:<8}{}",
                 sight.family,
                 sight.wait.word(),
                 sight.hold.word(),
-                sight.owner.word(),
+                sight.owner.yes_or_no(),
                 sight.release.word()
             )?;
         }
@@ -249,13 +253,18 @@ impl Diagnosis {
         writeln!(out)?;
         writeln!(out, "Not seen")?;
         for sight in &self.families {
-            for (aspect, sight_of) in [("wait", &sight.wait), ("hold", &sight.hold)] {
+            let aspects = [
+                ("wait", &sight.wait),
+                ("hold", &sight.hold),
+                ("owner", &sight.owner),
+                ("release", &sight.release),
+            ];
+            for (aspect, sight_of) in aspects {
                 for missing in &sight_of.missing {
                     writeln!(out, "  {} {aspect}: {missing}", sight.family)?;
                 }
             }
         }
-        writeln!(out, "  owner: not read in this version, for any family")?;
         writeln!(out)
     }
 }
@@ -285,7 +294,8 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
     let wait = Sight::of(&waits, holes.map(String::from).into_iter().collect());
 
     let holds = of_level(Level::Hold);
-    let (hold, release) = match family {
+    let contended_releases = Sight::of(&of_level(Level::Release), vec![]);
+    let (hold, with_hold) = match family {
         Family::Futex => (
             Sight::no("a futex is held and released in user space"),
             Sight::no("only wakes are seen (futex_wake), and only where somebody waits"),
@@ -309,7 +319,68 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
             (Sight::of(&holds, readers.clone()), Sight::of(&releases, readers))
         }
     };
-    FamilySight { family: family.name(), wait, hold, owner: Sight::no("not read in this version"), release }
+    let release = release_sight(plan, family, contended_releases, with_hold);
+    FamilySight { family: family.name(), owner: owner_sight(plan, family, &wait), wait, hold, release }
+}
+
+/// By the hooks that are always on; what `--hold` adds is said beside.
+fn release_sight(plan: &Plan, family: Family, contended: Sight, with_hold: Sight) -> Sight {
+    let by_hold: Vec<&str> = with_hold
+        .methods
+        .iter()
+        .map(|method| match *method {
+            "fentry" => "--hold: fentry",
+            "kprobe" => "--hold: kprobe",
+            "kprobe.multi" => "--hold: kprobe.multi",
+            other => other,
+        })
+        .collect();
+    if contended.seen == Seen::Yes {
+        let methods = contended.methods.into_iter().chain(by_hold).collect();
+        return Sight { seen: Seen::Yes, methods, missing: vec![] };
+    }
+    if by_hold.is_empty() {
+        return with_hold;
+    }
+    let why = match family {
+        Family::Spinlock | Family::Rwlock if plan.realtime => {
+            "without --hold: rt_mutex_slowunlock stands several times in this kernel, under one name"
+        }
+        Family::Mutex | Family::Rwsem | Family::RtMutex if plan.realtime => {
+            "without --hold: rt_mutex_slowunlock stands several times in this kernel, under one name"
+        }
+        Family::Spinlock | Family::Rwlock => {
+            "without --hold: an unlock does not look for waiters (contended_release of 7.3 makes every unlock a call)"
+        }
+        Family::PercpuRwsem => "without --hold: percpu_up_write does not look for waiters",
+        Family::RtMutex => "without --hold: not hooked in this version",
+        _ => "without --hold: this kernel inlines what a holder runs when it finds waiters",
+    };
+    let missing = std::iter::once(why.to_string()).chain(with_hold.missing).collect();
+    Sight { seen: Seen::Partly, methods: by_hold, missing }
+}
+
+/// Read when a wait begins, from the lock itself (bpf/owner.bpf.h).
+fn owner_sight(plan: &Plan, family: Family, wait: &Sight) -> Sight {
+    let by_owner_word = |missing: &[&str]| Sight {
+        seen: if missing.is_empty() { Seen::Yes } else { Seen::Partly },
+        methods: vec!["owner word"],
+        missing: missing.iter().map(|text| text.to_string()).collect(),
+    };
+    match family {
+        _ if wait.seen == Seen::No => Sight::no("it is read when a wait begins, and waits are not seen"),
+        Family::Mutex | Family::RtMutex => by_owner_word(&[]),
+        Family::Rwsem => by_owner_word(&["readers: the lock does not say which of them"]),
+        Family::Rwlock if plan.realtime => by_owner_word(&["readers: the lock does not say which of them"]),
+        Family::Spinlock if plan.realtime => {
+            by_owner_word(&["raw_spinlock_t: it keeps its waiters, not its owner"])
+        }
+        Family::Spinlock => Sight::no("a spinlock keeps its waiters, not its owner"),
+        Family::Rwlock => Sight::no("an rwlock keeps its waiters, not its owner"),
+        Family::Semaphore => Sight::no("a semaphore has no owner: anybody may call up()"),
+        Family::PercpuRwsem => Sight::no("it keeps neither its readers nor its writer"),
+        Family::Futex => Sight::no("it is in the memory of the process: not read in this version"),
+    }
 }
 
 /// The other spinlocks of PREEMPT_RT are of the kind that sleeps.

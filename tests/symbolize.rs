@@ -279,6 +279,8 @@ fn lock(kind: LockKind, addr: u64, pid: u32) -> Lock {
         hist: None,
         hold: None,
         wakes: None,
+        contended_releases: None,
+        owners: None,
         sites: vec![Site { pid, kernel_stack: kernel, user_stack: user, wait }],
         in_flight: Vec::new(),
     }

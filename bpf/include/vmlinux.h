@@ -77,6 +77,10 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+typedef struct {
+	s64 counter;
+} atomic_long_t;
+
 struct signal_struct {
 	atomic_t live;
 };
@@ -92,6 +96,7 @@ struct task_struct {
 	int pid;
 	int tgid;
 	struct signal_struct *signal;
+	char comm[16];
 };
 
 #pragma clang attribute pop

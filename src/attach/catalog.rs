@@ -10,6 +10,8 @@ use crate::model::{Family, LockKind};
 pub enum Level {
     /// Runs only when somebody waits. Always on.
     Contended,
+    /// Runs when a lock is released, and says something only when somebody waits for it. Always on.
+    Release,
     /// Runs at every acquire or release. Only with `--hold`.
     Hold,
 }
@@ -26,6 +28,8 @@ pub struct LockFn {
     pub optional: bool,
     /// Only by fentry: there is no kprobe program.
     pub fentry_only: bool,
+    /// `name.isra.0` and `name.constprop.0` do as well: the lock is their first argument too.
+    pub by_suffix: bool,
     /// Of no use without this function (an unlock that may be inlined).
     pub needs: Option<&'static str>,
 }
@@ -52,6 +56,10 @@ impl LockFn {
         !(NEVER.contains(&self.name) || self.name.contains("trylock") || self.name.starts_with("queued_"))
     }
 
+    const fn by_suffix(self) -> LockFn {
+        LockFn { by_suffix: true, ..self }
+    }
+
     const fn optional(self) -> LockFn {
         LockFn { optional: true, ..self }
     }
@@ -73,12 +81,28 @@ pub struct Tracepoint {
     pub since: &'static str,
 }
 
+const NOTHING_SPECIAL: LockFn = LockFn {
+    name: "",
+    kind: LockKind::Mutex,
+    level: Level::Contended,
+    blind: "",
+    optional: false,
+    fentry_only: false,
+    by_suffix: false,
+    needs: None,
+};
+
 const fn contended(name: &'static str, kind: LockKind, blind: &'static str) -> LockFn {
-    LockFn { name, kind, level: Level::Contended, blind, optional: false, fentry_only: false, needs: None }
+    LockFn { name, kind, level: Level::Contended, blind, ..NOTHING_SPECIAL }
 }
 
 const fn hold(name: &'static str, kind: LockKind, blind: &'static str) -> LockFn {
-    LockFn { name, kind, level: Level::Hold, blind, optional: false, fentry_only: false, needs: None }
+    LockFn { name, kind, level: Level::Hold, blind, ..NOTHING_SPECIAL }
+}
+
+const fn release(name: &'static str, kind: LockKind) -> LockFn {
+    let blind = "releases of locks somebody waits for";
+    LockFn { name, kind, level: Level::Release, blind, ..NOTHING_SPECIAL }
 }
 
 pub const FUNCTIONS: &[LockFn] = &[
@@ -119,6 +143,10 @@ pub const FUNCTIONS: &[LockFn] = &[
     contended("futex_wait", LockKind::Futex, "futex waits"),
     contended("futex_lock_pi", LockKind::FutexPi, "waits for a priority-inheriting futex"),
     contended("futex_wake", LockKind::Futex, "futex wakes"),
+    // What a holder runs when it finds waiters; up() whether it does or not.
+    release("__mutex_unlock_slowpath", LockKind::Mutex).by_suffix(),
+    release("rwsem_wake", LockKind::RwsemWrite).by_suffix(),
+    release("up", LockKind::Semaphore),
     // --hold
     hold("mutex_lock", LockKind::Mutex, "mutex acquisitions"),
     hold("mutex_lock_interruptible", LockKind::Mutex, "interruptible mutex acquisitions"),
@@ -244,7 +272,7 @@ pub fn function(name: &str) -> Option<&'static LockFn> {
 pub fn functions_for(hold: &[Family]) -> impl Iterator<Item = &'static LockFn> {
     FUNCTIONS
         .iter()
-        .filter(move |function| function.level == Level::Contended || hold.contains(&function.kind.family()))
+        .filter(move |function| function.level != Level::Hold || hold.contains(&function.kind.family()))
 }
 
 pub fn tracepoint_names() -> Vec<&'static str> {

@@ -42,6 +42,8 @@ pub struct Wishes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
     pub function: &'static str,
+    /// The copy of the function that the kernel has under another name.
+    pub variant: Option<String>,
     pub families: Vec<Family>,
     pub backend: Option<Backend>,
     pub reason: String,
@@ -49,6 +51,11 @@ pub struct Hook {
 }
 
 impl Hook {
+    /// What kallsyms calls it.
+    pub fn symbol(&self) -> &str {
+        self.variant.as_deref().unwrap_or(self.function)
+    }
+
     pub fn to_line(&self) -> HookLine {
         HookLine {
             function: self.function.to_string(),
@@ -78,8 +85,11 @@ impl Plan {
         let mut hooks = Vec::new();
         for function in catalog::functions_for(&wishes.hold) {
             let absent = |name| facts.functions.get(name).is_none_or(|about| !about.in_kallsyms);
+            let has_variant = |name| facts.functions.get(name).is_some_and(|about| about.variant.is_some());
             // PREEMPT_RT has other functions for the same locks; what nothing shows there is said below.
-            let elsewhere = (function.optional || facts.realtime) && absent(function.name);
+            let elsewhere = (function.optional || facts.realtime)
+                && absent(function.name)
+                && !(function.by_suffix && has_variant(function.name));
             // One line is enough to say that holds can not be timed without their end.
             let useless = function.needs.is_some_and(|needs| needs != function.name && absent(needs));
             if !(elsewhere || useless) {
@@ -128,7 +138,7 @@ impl Plan {
             let Some(function) = catalog::FUNCTIONS.iter().find(|f| f.name == hook.function) else {
                 continue;
             };
-            if function.level == Level::Hold {
+            if function.level != Level::Contended {
                 continue;
             }
             if tracepoint_kinds.contains(&function.kind) {
@@ -183,7 +193,10 @@ impl Plan {
 
     /// Some wait of some family can be seen.
     pub fn sees_anything(&self) -> bool {
-        self.used().any(|hook| hook.function != "futex_wake")
+        self.used().any(|hook| {
+            hook.function != "futex_wake"
+                && catalog::function(hook.function).is_none_or(|function| function.level != Level::Release)
+        })
     }
 
     /// Waits for locks that spin are seen.
@@ -203,6 +216,12 @@ impl Plan {
     pub fn times_sleeping_holds(&self) -> bool {
         let mut used = self.used().filter_map(|hook| catalog::function(hook.function));
         used.any(|function| function.level == Level::Hold && !function.fentry_only)
+    }
+
+    /// A release of a lock of this kind is seen while somebody waits for it, whichever side that is.
+    pub fn sees_contended_releases(&self, kind: LockKind) -> bool {
+        let mut used = self.used().filter_map(|hook| catalog::function(hook.function));
+        used.any(|function| function.level == Level::Release && function.kind.family() == kind.family())
     }
 
     /// Some function of this kind and level is hooked.
@@ -229,8 +248,11 @@ impl Plan {
 
 fn plan_function(facts: &Facts, wishes: &Wishes, function: &LockFn) -> Hook {
     let (backend, reason) = choose(facts, wishes, function);
+    let variant = facts.functions.get(function.name).and_then(|about| about.variant.clone());
+    let exact = facts.functions.get(function.name).is_some_and(|about| about.in_kallsyms);
     Hook {
         function: function.name,
+        variant: variant.filter(|_| function.by_suffix && !exact),
         families: vec![function.kind.family()],
         backend,
         reason,
@@ -246,6 +268,7 @@ fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>
     if function.needs == Some(function.name) && !about.in_kallsyms {
         return (None, "this kernel inlines it: the end of a hold can not be seen".into());
     }
+    let has_symbol = about.in_kallsyms || (function.by_suffix && about.variant.is_some());
     let mut reasons = Vec::new();
     if allowed(Only::Fentry) {
         match &about.fentry {
@@ -257,9 +280,13 @@ fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>
     }
     if function.fentry_only {
         reasons.push("it is hooked by fentry only".into());
-    } else if allowed(Only::Kprobe) && about.in_kallsyms {
+    } else if allowed(Only::Kprobe) && has_symbol {
         match (&facts.kprobe, &facts.kprobe_multi) {
             (crate::kernel::Trial::Refused(why), _) => reasons.push(why.clone()),
+            (_, crate::kernel::Trial::Works) if function.level == Level::Release => {
+                reasons.push("programs of kprobe.multi can be preempted, and others are then skipped".into());
+                return (Some(Backend::Kprobe), reasons.join("; "));
+            }
             (_, crate::kernel::Trial::Works) => {
                 // Its return probes come from a pool of a few per CPU before 6.14 (4346ba160409),
                 // which the waiters of one busy lock use up. On 7.3 its programs can be preempted, and
@@ -277,7 +304,7 @@ fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>
             }
         }
     }
-    if !about.in_kallsyms {
+    if !has_symbol {
         reasons.push("this kernel has no function of this name".into());
     }
     if let Some(only) = wishes.only
@@ -310,7 +337,14 @@ fn plan_tracepoints(
             let names: Vec<&str> = families.iter().map(|family| family.name()).collect();
             format!("waits for {}", names.join(", "))
         });
-        hooks.push(Hook { function: tracepoint.name, families: families.to_vec(), backend, reason, blind });
+        hooks.push(Hook {
+            function: tracepoint.name,
+            variant: None,
+            families: families.to_vec(),
+            backend,
+            reason,
+            blind,
+        });
     }
     // One without its other half is worth nothing.
     if hooks.iter().any(|hook| hook.backend.is_none()) {

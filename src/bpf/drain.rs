@@ -32,6 +32,11 @@ impl Tracer {
             }
         })
         .context("Failed to read the map of locks")?;
+        each(&maps.owners, |key: types::owner_key, value: types::owner_stats| {
+            capture.owners.extend(wire::lock_owner(&key, &value));
+        })
+        .context("Failed to read the map of owners")?;
+        capture.kinds_with_releases = self.kinds_with_releases().to_vec();
         each(&maps.holds, |key: types::lock_key, value: types::hold_stats| {
             if let Some(id) = wire::lock_id(&key) {
                 capture.holds.insert(id, wire::hold_stats(&value));

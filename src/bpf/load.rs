@@ -68,6 +68,7 @@ pub struct Tracer {
     unwind_rows_written: usize,
     spin_tables: SpinTables,
     kinds_that_tell_spinning: Vec<LockKind>,
+    kinds_with_releases: Vec<LockKind>,
 }
 
 /// What spin waits came to, each CPU's part after the other.
@@ -163,6 +164,7 @@ impl Tracer {
         open.maps.sites.set_max_entries(entries)?;
         open.maps.stacks.set_max_entries(entries)?;
         open.maps.waits.set_max_entries(entries)?;
+        open.maps.owners.set_max_entries(entries)?;
         open.maps.locks.set_max_entries((entries / 4).max(1))?;
         // Not asked for, not paid for: preallocated maps take memory.
         let hold = cfg!(test) || plan.times_sleeping_holds();
@@ -245,6 +247,7 @@ impl Tracer {
                 .into_iter()
                 .filter(|kind| plan.tells_spinning(*kind))
                 .collect(),
+            kinds_with_releases: Vec::new(),
         })
     }
 
@@ -284,6 +287,8 @@ impl Tracer {
             }
         }
         self.links = links;
+        self.kinds_with_releases =
+            LockKind::ALL.into_iter().filter(|kind| plan.sees_contended_releases(*kind)).collect();
         Ok(())
     }
 
@@ -349,6 +354,10 @@ impl Tracer {
 
     pub(super) fn tells_spinning(&self, kind: LockKind) -> bool {
         self.kinds_that_tell_spinning.contains(&kind)
+    }
+
+    pub(super) fn kinds_with_releases(&self) -> &[LockKind] {
+        &self.kinds_with_releases
     }
 
     pub(super) fn skel(&self) -> &LockprofSkel<'static> {
@@ -490,14 +499,14 @@ fn attach_one(program: &ProgramMut<'_>, hook: &Hook) -> Result<(Link, Option<Kpr
     let link = match hook.backend {
         Some(Backend::Fentry) => program.attach_trace()?,
         Some(Backend::Kprobe) => {
-            let (definition, event) = KprobeEvent::new(hook.function, retprobe)?;
+            let (definition, event) = KprobeEvent::new(hook.function, hook.symbol(), retprobe)?;
             let link = program.attach_perf_event(event.as_raw_fd())?;
             // The link owns the descriptor from here on and closes it.
             let _ = event.into_raw_fd();
             return Ok((link, Some(definition)));
         }
         Some(Backend::KprobeMulti) => program.attach_kprobe_multi_with_opts(KprobeMultiOpts {
-            symbols: vec![hook.function.to_string()],
+            symbols: vec![hook.symbol().to_string()],
             retprobe,
             ..Default::default()
         })?,

@@ -21,14 +21,14 @@ pub struct KprobeEvent {
 }
 
 impl KprobeEvent {
-    /// The definition, and the perf event to attach a program to.
-    pub fn new(function: &str, retprobe: bool) -> Result<(KprobeEvent, OwnedFd)> {
+    /// The definition, and the perf event to attach a program to. `symbol` is what kallsyms calls the function.
+    pub fn new(function: &str, symbol: &str, retprobe: bool) -> Result<(KprobeEvent, OwnedFd)> {
         let tracefs = tracefs()?;
         let name = format!("{function}_{}_{}", if retprobe { "r" } else { "p" }, std::process::id());
         let definition = if retprobe {
-            format!("r{MAX_ACTIVE}:{GROUP}/{name} {function}")
+            format!("r{MAX_ACTIVE}:{GROUP}/{name} {symbol}")
         } else {
-            format!("p:{GROUP}/{name} {function}")
+            format!("p:{GROUP}/{name} {symbol}")
         };
         append(&tracefs, &definition)?;
         let definition = KprobeEvent { tracefs, name };

@@ -2,7 +2,8 @@
 
 use super::skel::types;
 use crate::model::{
-    EventCounts, HoldStats, LockId, LockKind, Loss, RawFrames, RawLock, RawStack, RawWait, SiteId, WaitStats,
+    EventCounts, HoldStats, LockId, LockKind, Loss, Owner, RawFrames, RawLock, RawStack, RawWait, SiteId,
+    Thread, WaitStats,
 };
 use crate::unwind::{ProcessTable, UserStacks};
 use plain::Plain;
@@ -15,6 +16,8 @@ unsafe impl Plain for types::lock_stats {}
 unsafe impl Plain for types::hold_stats {}
 unsafe impl Plain for types::wait_key {}
 unsafe impl Plain for types::wait {}
+unsafe impl Plain for types::owner_key {}
+unsafe impl Plain for types::owner_stats {}
 unsafe impl Plain for types::spin_waits {}
 unsafe impl Plain for types::spin_site {}
 unsafe impl Plain for types::spin_lock {}
@@ -95,7 +98,29 @@ pub fn wait_stats(wire: &types::site_stats, phases_known: bool) -> WaitStats {
 }
 
 pub fn raw_lock(wire: &types::lock_stats) -> RawLock {
-    RawLock { hist: wire.hist.to_vec(), wake_calls: wire.wake_calls, woken: wire.woken }
+    RawLock {
+        hist: wire.hist.to_vec(),
+        wake_calls: wire.wake_calls,
+        woken: wire.woken,
+        contended_releases: wire.contended_releases,
+        begun_unowned: wire.begun_unowned,
+        begun_read_owned: wire.begun_read_owned,
+    }
+}
+
+fn owner(wire: &types::owner) -> Option<Owner> {
+    use types::owner_state as S;
+    match S(wire.state) {
+        S::OWNER_TASK => Some(Owner::Task(Thread { pid: wire.tgid, tid: wire.tid, comm: comm(&wire.comm) })),
+        S::OWNER_READERS => Some(Owner::Readers),
+        S::OWNER_NOBODY => Some(Owner::Nobody),
+        _ => None,
+    }
+}
+
+pub fn lock_owner(key: &types::owner_key, wire: &types::owner_stats) -> Option<(LockId, Thread, u64)> {
+    let thread = Thread { pid: wire.tgid, tid: key.tid, comm: comm(&wire.comm) };
+    Some((lock_id(&key.lock)?, thread, wire.begun))
 }
 
 pub fn hold_stats(wire: &types::hold_stats) -> HoldStats {
@@ -113,6 +138,7 @@ pub fn raw_wait(key: &types::wait_key, wire: &types::wait) -> Option<RawWait> {
         tid: key.tid,
         comm: comm(&wire.comm),
         begin_ns: wire.begin_ns,
+        owner: owner(&wire.owner),
     })
 }
 
@@ -124,6 +150,7 @@ pub fn spin_waits(wire: &types::spin_waits) -> Vec<RawWait> {
             tid: wait.tid,
             comm: comm(&wait.comm),
             begin_ns: wait.begin_ns,
+            owner: None,
         })
     });
     waits.collect()
@@ -211,6 +238,9 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
         }
         L::LOSS_WAITS_MAP_FULL => {
             ("waits_map_full", "waits not seen: more threads waiting at once than --map-entries")
+        }
+        L::LOSS_OWNERS_MAP_FULL => {
+            ("owners_map_full", "waits whose owner is not listed: more owning threads than --map-entries")
         }
         L::LOSS_HELD_MAP_FULL => {
             ("held_map_full", "holds not timed: more locks held at once than --map-entries")
@@ -311,8 +341,8 @@ mod tests {
     fn records_have_the_size_the_c_side_asserts() {
         assert_eq!(size_of::<types::site_key>(), 40);
         assert_eq!(size_of::<types::site_stats>(), 56);
-        assert_eq!(size_of::<types::lock_stats>(), 2256);
-        assert_eq!(size_of::<types::wait>(), 88);
+        assert_eq!(size_of::<types::lock_stats>(), 2288);
+        assert_eq!(size_of::<types::wait>(), 120);
         assert_eq!(size_of::<types::spin_site>(), 96);
         assert_eq!(size_of::<types::spin_stack>(), 1032);
         assert_eq!(size_of::<types::stack>(), 1024);

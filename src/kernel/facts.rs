@@ -30,6 +30,8 @@ impl Trial {
 pub struct FunctionFacts {
     /// Under exactly this name, not `name.constprop.0`.
     pub in_kallsyms: bool,
+    /// `name.constprop.0` or `name.isra.0`, where that is the only one.
+    pub variant: Option<String>,
     /// Number of arguments, from BTF.
     pub arguments: Option<u32>,
     /// A trial load of an fentry program for it.
@@ -119,6 +121,7 @@ impl Facts {
                 name.to_string(),
                 FunctionFacts {
                     in_kallsyms: symbols.contains_key(*name),
+                    variant: variant_of(&symbols, name),
                     arguments: function.and_then(|f| argument_count(&f)),
                     fentry,
                 },
@@ -171,7 +174,7 @@ fn capabilities() -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// Addresses of the wanted functions (text symbols only), 0 where hidden.
+/// Addresses of the wanted functions and of their variants (text symbols only), 0 where hidden.
 fn kallsyms(wanted: &[&str]) -> Result<BTreeMap<String, u64>> {
     let wanted: BTreeSet<&str> = wanted.iter().copied().collect();
     let text = fs::read_to_string("/proc/kallsyms").context("Failed to read /proc/kallsyms")?;
@@ -181,11 +184,27 @@ fn kallsyms(wanted: &[&str]) -> Result<BTreeMap<String, u64>> {
         let (Some(address), Some(kind), Some(name)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
-        if matches!(kind, "T" | "t" | "W" | "w") && wanted.contains(name) {
+        let function = name.split_once('.').map_or(name, |(function, _)| function);
+        if matches!(kind, "T" | "t" | "W" | "w") && wanted.contains(function) {
             found.insert(name.to_string(), u64::from_str_radix(address, 16).unwrap_or(0));
         }
     }
     Ok(found)
+}
+
+/// The copy of a function that the compiler made for its callers (gcc's IPA-SRA, constant propagation).
+///
+/// Not a part of it (`.part.0`, `.cold`), and not one of several.
+fn variant_of(symbols: &BTreeMap<String, u64>, function: &str) -> Option<String> {
+    let mut variants = symbols.keys().filter(|symbol| {
+        let suffix = symbol.strip_prefix(function).and_then(|rest| rest.strip_prefix('.'));
+        suffix.is_some_and(|suffix| {
+            suffix
+                .split('.')
+                .all(|word| matches!(word, "constprop" | "isra") || word.chars().all(|c| c.is_ascii_digit()))
+        })
+    });
+    variants.next().filter(|_| variants.next().is_none()).cloned()
 }
 
 /// `r0 = first word of the context; r0 = 0; exit`
@@ -303,4 +322,23 @@ fn try_kprobe_multi(function: &str) -> Trial {
         libbpf_sys::bpf_link_create(program.as_raw_fd(), 0, libbpf_sys::BPF_TRACE_KPROBE_MULTI, &opts)
     };
     trial(owned(link), "the kernel refuses to attach kprobe.multi")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_copy_of_a_function_stands_for_it() {
+        let variant = |names: &[&str]| {
+            let symbols = names.iter().map(|name| (name.to_string(), 1)).collect();
+            variant_of(&symbols, "rwsem_wake")
+        };
+        assert_eq!(variant(&["rwsem_wake.isra.0"]).as_deref(), Some("rwsem_wake.isra.0"));
+        let twice = "rwsem_wake.constprop.0.isra.0";
+        assert_eq!(variant(&[twice, "rwsem_wake.cold"]).as_deref(), Some(twice));
+        assert_eq!(variant(&["rwsem_wake", "rwsem_wake.part.0", "rwsem_wake.isra.0.cold"]), None);
+        assert_eq!(variant(&["rwsem_wake.isra.0", "rwsem_wake.isra.1"]), None, "which of them?");
+        assert_eq!(variant(&["rwsem_wake_other.isra.0"]), None);
+    }
 }

@@ -33,6 +33,10 @@ pub struct RawLock {
     pub hist: Vec<u32>,
     pub wake_calls: u64,
     pub woken: u64,
+    pub contended_releases: u64,
+    /// Waits that began while no task owned it, and while readers did.
+    pub begun_unowned: u64,
+    pub begun_read_owned: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,7 @@ pub struct RawWait {
     pub tid: u32,
     pub comm: String,
     pub begin_ns: u64,
+    pub owner: Option<super::Owner>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +62,10 @@ pub struct RawCapture {
     pub sites: Vec<(SiteId, super::WaitStats)>,
     pub locks: HashMap<LockId, RawLock>,
     pub holds: HashMap<LockId, super::HoldStats>,
+    /// Per lock and thread: waits that began while it was the owner.
+    pub owners: Vec<(LockId, super::Thread, u64)>,
+    /// Kinds of which contended releases are seen.
+    pub kinds_with_releases: Vec<LockKind>,
     pub stacks: HashMap<u64, RawFrames>,
     pub in_flight: Vec<RawWait>,
     pub losses: Vec<super::Loss>,

@@ -1,6 +1,6 @@
 //! A lock, its waits and its holds.
 
-use super::{Hist, StackRef};
+use super::{Hist, Owner, Owners, StackRef};
 use serde::{Deserialize, Serialize};
 
 /// What kind of lock, and for reader-writer locks which side of it waited.
@@ -218,6 +218,9 @@ pub struct InFlight {
     pub comm: String,
     /// From the wait's begin (or the profile's, if that came later) to the profile's stop.
     pub age_ns: u64,
+    /// When the wait began; `None` where the lock keeps no owner.
+    #[serde(default)]
+    pub owner: Option<Owner>,
     pub kernel_stack: StackRef,
     pub user_stack: StackRef,
 }
@@ -239,6 +242,13 @@ pub struct Lock {
     pub hold: Option<HoldStats>,
     /// `None` for kernel locks, and where wakes were not traced.
     pub wakes: Option<Wakes>,
+    /// Releases of the lock, by anybody, while a traced task waited for it on this side; `None` where
+    /// they are not seen.
+    #[serde(default)]
+    pub contended_releases: Option<u64>,
+    /// `None` for a lock that keeps no owner.
+    #[serde(default)]
+    pub owners: Option<Owners>,
     /// Longest total wait first.
     pub sites: Vec<Site>,
     /// Oldest first.
@@ -273,6 +283,17 @@ impl Lock {
         self.hold = match (self.hold, other.hold) {
             (Some(mut mine), Some(theirs)) => {
                 mine.merge(&theirs);
+                Some(mine)
+            }
+            (mine, theirs) => mine.or(theirs),
+        };
+        self.contended_releases = match (self.contended_releases, other.contended_releases) {
+            (Some(mine), Some(theirs)) => Some(mine + theirs),
+            (mine, theirs) => mine.or(theirs),
+        };
+        self.owners = match (self.owners.take(), other.owners) {
+            (Some(mut mine), Some(theirs)) => {
+                mine.merge(theirs);
                 Some(mine)
             }
             (mine, theirs) => mine.or(theirs),

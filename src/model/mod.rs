@@ -8,12 +8,14 @@
 mod capture;
 mod hist;
 mod lock;
+mod owner;
 mod profile;
 mod stack;
 
 pub use capture::{LockId, RawCapture, RawFrames, RawLock, RawStack, RawWait, SiteId};
 pub use hist::{BUCKETS, Hist, bucket_of, bucket_range};
 pub use lock::{Family, HoldStats, InFlight, Lock, LockKind, Site, WaitStats, Wakes};
+pub use owner::{Owner, Owners, Thread};
 pub use profile::{
     Backend, EndReason, EventCounts, HookLine, Loss, Meta, Profile, SCHEMA, Target, TargetKind,
 };

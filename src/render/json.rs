@@ -6,8 +6,8 @@
 
 use super::{Options, stacks};
 use crate::model::{
-    Backend, EndReason, Frame, HookLine, InFlight, Lock, Loss, Profile, Site, Space, StackRef, TargetKind,
-    WaitStats, bucket_range,
+    Backend, EndReason, Frame, HookLine, InFlight, Lock, Loss, Owner, Owners, Profile, Site, Space, StackRef,
+    TargetKind, WaitStats, bucket_range,
 };
 use serde::Serialize;
 use std::io::{self, Write};
@@ -117,6 +117,8 @@ struct LockRow<'a> {
     histogram: Option<Vec<[u64; 3]>>,
     hold: Option<Hold>,
     wakes: Option<Wakes>,
+    contended_releases: Option<u64>,
+    owners: Option<OwnersRow<'a>>,
     sites: Vec<SiteRow<'a>>,
     in_flight: Vec<Waiter<'a>>,
 }
@@ -149,6 +151,29 @@ struct Wakes {
 }
 
 #[derive(Serialize)]
+struct OwnersRow<'a> {
+    nobody: u64,
+    readers: u64,
+    tasks: Vec<OwnerTask<'a>>,
+}
+
+#[derive(Serialize)]
+struct OwnerTask<'a> {
+    pid: u32,
+    tid: u32,
+    comm: &'a str,
+    waits_begun: u64,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum OwnerRow<'a> {
+    Task { pid: u32, tid: u32, comm: &'a str },
+    Readers,
+    Nobody,
+}
+
+#[derive(Serialize)]
 struct SiteRow<'a> {
     pid: u32,
     #[serde(flatten)]
@@ -163,6 +188,7 @@ struct Waiter<'a> {
     tid: u32,
     comm: &'a str,
     age_ns: u64,
+    owner: Option<OwnerRow<'a>>,
     kernel_stack: StackRow<'a>,
     user_stack: StackRow<'a>,
 }
@@ -303,6 +329,8 @@ impl<'a> LockRow<'a> {
             }),
             hold: lock.hold.as_ref().map(Hold::of),
             wakes: lock.wakes.map(|wakes| Wakes { calls: wakes.calls, woken: wakes.woken }),
+            contended_releases: lock.contended_releases,
+            owners: lock.owners.as_ref().map(OwnersRow::of),
             sites: lock.sites.iter().map(|site| SiteRow::of(profile, site)).collect(),
             in_flight: lock.in_flight.iter().map(|wait| Waiter::of(profile, wait)).collect(),
         }
@@ -336,6 +364,28 @@ impl Hold {
     }
 }
 
+impl<'a> OwnersRow<'a> {
+    fn of(owners: &'a Owners) -> OwnersRow<'a> {
+        let tasks = owners.tasks.iter().map(|(thread, waits)| OwnerTask {
+            pid: thread.pid,
+            tid: thread.tid,
+            comm: &thread.comm,
+            waits_begun: *waits,
+        });
+        OwnersRow { nobody: owners.nobody, readers: owners.readers, tasks: tasks.collect() }
+    }
+}
+
+impl<'a> OwnerRow<'a> {
+    fn of(owner: &'a Owner) -> OwnerRow<'a> {
+        match owner {
+            Owner::Task(thread) => OwnerRow::Task { pid: thread.pid, tid: thread.tid, comm: &thread.comm },
+            Owner::Readers => OwnerRow::Readers,
+            Owner::Nobody => OwnerRow::Nobody,
+        }
+    }
+}
+
 impl<'a> SiteRow<'a> {
     fn of(profile: &'a Profile, site: &'a Site) -> SiteRow<'a> {
         SiteRow {
@@ -354,6 +404,7 @@ impl<'a> Waiter<'a> {
             tid: wait.tid,
             comm: &wait.comm,
             age_ns: wait.age_ns,
+            owner: wait.owner.as_ref().map(OwnerRow::of),
             kernel_stack: StackRow::of(profile, wait.kernel_stack),
             user_stack: StackRow::of(profile, wait.user_stack),
         }

@@ -2,8 +2,8 @@
 
 use super::table::write_wrapped;
 use super::text::{clean, elide, pad_left, pad_right, width, wrap};
-use crate::model::{Backend, EndReason, Family, Profile, TargetKind};
-use crate::units::{count, duration};
+use crate::model::{Backend, EndReason, Family, Owner, Profile, TargetKind, Thread};
+use crate::units::{count, duration, percent};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -11,6 +11,9 @@ use std::io::{self, Write};
 const NAMED_PIDS: usize = 3;
 /// Waiters listed before the rest is counted.
 const LISTED_WAITERS: usize = 10;
+/// Locks whose owners are named, and owners of each of them.
+const LOCKS_WITH_OWNERS: usize = 3;
+const NAMED_OWNERS: usize = 3;
 /// A blind spot is one remark, not a chapter; `lockprof doctor` has the rest.
 const BLIND_LINES: usize = 2;
 
@@ -133,9 +136,53 @@ pub(super) fn write_in_flight(profile: &Profile, columns: usize, out: &mut dyn W
         let lock = format!("{} {}", lock.kind.name(), clean(&lock.label()));
         let line = format!("{age}  {thread}  ");
         writeln!(out, "{line}{}", elide(&lock, columns.saturating_sub(width(&line))))?;
+        if let Some(owner) = &wait.owner {
+            let owner = format!("          {}", owned_by(owner));
+            writeln!(out, "{}", elide(&owner, columns))?;
+        }
     }
     if waiters.len() > listed.len() {
         writeln!(out, "{}", elide(&format!("        … and {} more", waiters.len() - listed.len()), columns))?;
+    }
+    writeln!(out)
+}
+
+fn owned_by(owner: &Owner) -> String {
+    match owner {
+        Owner::Task(thread) => format!("it began while {} owned it", named(thread)),
+        Owner::Readers => "it began while readers held it".to_string(),
+        Owner::Nobody => "it began while nobody owned it".to_string(),
+    }
+}
+
+fn named(thread: &Thread) -> String {
+    format!("{} (tid {})", clean(&thread.comm), thread.tid)
+}
+
+/// Who owned the locks that were waited for most, at the moments when waits began.
+pub(super) fn write_owners(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {
+    let owned = profile.locks.iter().filter_map(|lock| Some((lock, lock.owners.as_ref()?)));
+    let owned: Vec<_> = owned.filter(|(_, owners)| owners.waits() > 0).take(LOCKS_WITH_OWNERS).collect();
+    if owned.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{}", elide("Owners when waits began:", columns))?;
+    for (lock, owners) in owned {
+        let mut parts: Vec<(u64, String)> =
+            owners.tasks.iter().take(NAMED_OWNERS).map(|(thread, waits)| (*waits, named(thread))).collect();
+        let rest: u64 = owners.tasks.iter().skip(NAMED_OWNERS).map(|(_, waits)| waits).sum();
+        let others = owners.tasks.len().saturating_sub(NAMED_OWNERS);
+        parts.push((rest, format!("{others} more")));
+        parts.push((owners.readers, "readers".to_string()));
+        parts.push((owners.nobody, "nobody".to_string()));
+        let all = owners.waits() as f64;
+        let parts: Vec<String> = parts
+            .into_iter()
+            .filter(|(waits, _)| *waits > 0)
+            .map(|(waits, who)| format!("{who} {}", percent(waits as f64 / all).trim_start()))
+            .collect();
+        let label = elide(&clean(&lock.label()), columns / 2);
+        write_wrapped(&format!("{} {label}: {}", lock.kind.name(), parts.join(", ")), columns, 4, out)?;
     }
     writeln!(out)
 }

@@ -23,6 +23,7 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
         write_rows(profile, options, out)?;
         writeln!(out)?;
     }
+    notes::write_owners(profile, columns, out)?;
     notes::write_in_flight(profile, columns, out)?;
     notes::write_footer(profile, columns, out)
 }

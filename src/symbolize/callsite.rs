@@ -682,7 +682,7 @@ mod tests {
 
     fn ongoing(stack: u32, age_ns: u64) -> InFlight {
         let (kernel_stack, user_stack) = (StackRef::Stack(stack), StackRef::NotTaken);
-        InFlight { pid: 1, tid: 1, comm: "x".to_string(), age_ns, kernel_stack, user_stack }
+        InFlight { pid: 1, tid: 1, comm: "x".to_string(), age_ns, owner: None, kernel_stack, user_stack }
     }
 
     #[test]

@@ -125,6 +125,8 @@ mod tests {
             hist: None,
             hold: None,
             wakes: None,
+            contended_releases: None,
+            owners: None,
             sites: Vec::new(),
             in_flight: Vec::new(),
         }

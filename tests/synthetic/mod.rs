@@ -72,9 +72,15 @@ fn lock(kind: LockKind, addr: u64, name: Option<&str>, call_site: Option<&str>) 
         hist: None,
         hold: None,
         wakes: None,
+        contended_releases: None,
+        owners: None,
         sites: Vec::new(),
         in_flight: Vec::new(),
     }
+}
+
+fn thread(tid: u32, comm: &str) -> Thread {
+    Thread { pid: 4242, tid, comm: comm.into() }
 }
 
 fn site(kernel_stack: StackRef, user_stack: StackRef, wait: WaitStats) -> Site {
@@ -209,12 +215,15 @@ pub fn profile() -> Profile {
         Some("rename_mutex"),
         Some("lock_rename_child_and_check_everything_below"),
     );
+    hung.contended_releases = Some(0);
+    hung.owners = Some(Owners { nobody: 1, readers: 0, tasks: vec![(thread(4249, "demo-main"), 1)] });
     hung.in_flight = vec![
         InFlight {
             pid: 4242,
             tid: 4250,
             comm: "demo-io-0".into(),
             age_ns: 9_871_000_000,
+            owner: Some(Owner::Task(thread(4249, "demo-main"))),
             kernel_stack: rename_kernel,
             user_stack: StackRef::Lost,
         },
@@ -223,6 +232,7 @@ pub fn profile() -> Profile {
             tid: 4251,
             comm: "demo-io-1".into(),
             age_ns: 4_120_000_000,
+            owner: Some(Owner::Nobody),
             kernel_stack: rename_kernel,
             user_stack: bare_user,
         },
@@ -254,6 +264,9 @@ pub fn profile() -> Profile {
     }
     pipe.wait = wait;
     pipe.hist = Some(hist);
+    pipe.contended_releases = Some(2950);
+    let tasks = (0..5).map(|n| (thread(4250 + n, &format!("demo-io-{n}")), 900 - 200 * u64::from(n)));
+    pipe.owners = Some(Owners { nobody: 503, readers: 0, tasks: tasks.collect() });
     pipe.sites = vec![site(pipe_kernel, pipe_user, at_pipe)];
 
     // The same function takes another pipe's lock, and its histogram found no room.
@@ -274,6 +287,8 @@ pub fn profile() -> Profile {
     let (wait, hist) = waits(&spread(14_500, 260));
     mmap_write.wait = wait;
     mmap_write.hist = Some(hist);
+    mmap_write.contended_releases = Some(251);
+    mmap_write.owners = Some(Owners { nobody: 20, readers: 240, tasks: vec![] });
     mmap_write.sites = vec![site(mmap_kernel, alloc_user, wait)];
 
     let mut runqueue = lock(LockKind::Spinlock, 0xffff_9a01_3f2c_0c40, None, Some("try_to_wake_up"));

@@ -12,8 +12,8 @@ fn a_mutex_waiter_that_sleeps_has_spun_for_little_of_its_wait() {
         return;
     }
     let lock = report.lock("mutex");
-    // Only contention_begin says when a waiter goes to sleep.
-    if kernel() < (5, 19) || matches!(method(), Method::Fentry | Method::Kprobe) {
+    // Only contention_begin says when a waiter goes to sleep; that of an rt_mutex does not.
+    if kernel() < (5, 19) || matches!(method(), Method::Fentry | Method::Kprobe) || realtime() {
         assert!(lock["wait_spin_total_ns"].is_null(), "unknown is null: {lock}");
         return;
     }

@@ -67,6 +67,40 @@ fn only_the_target_appears(report: &Report, pid: u64) {
     }
 }
 
+/// All waiters came while one thread held the lock; then they got it one after the other.
+fn owner_and_releases_match_the_truth(truth: &Value, report: &Report, kind: &str) {
+    let (lock, holder) = (report.lock(kind), number(truth, "holder_tid"));
+    let waits = number(lock, "contended") + number(lock, "aborted");
+    let owners = &lock["owners"];
+    let tasks = owners["tasks"].as_array().expect("tasks is a list");
+    let begun = |task: &Value| number(task, "waits_begun");
+    let known: u64 = tasks.iter().map(begun).sum();
+    // A begin that the kernel skipped has no owner, and an end that it skipped is no wait.
+    let all = known + number(owners, "nobody") + number(owners, "readers");
+    let skipped = report.skipped_runs();
+    assert!(all <= waits + skipped && all + skipped >= waits, "{waits} waits: {owners}");
+    let by_holder = tasks.iter().filter(|task| number(task, "tid") == holder).map(begun).sum::<u64>();
+    assert!(by_holder + skipped >= waits, "{by_holder} of {waits} while {holder} held it: {owners}");
+    let of_holder = tasks.iter().find(|task| number(task, "tid") == holder).expect("the holder is there");
+    assert_eq!(of_holder["pid"], truth["pid"]);
+    assert_eq!(of_holder["comm"], "holder");
+
+    if !should_see_releases(kind) {
+        assert!(lock["contended_releases"].is_null(), "unknown is null: {lock}");
+        assert!(
+            report.json["plan"].to_string().contains("releases of locks somebody waits for") || realtime()
+        );
+        return;
+    }
+    // The holder's, and that of every waiter but the last of a round.
+    let releases = number(lock, "contended_releases");
+    assert!(
+        releases <= waits + skipped && releases + skipped >= waits,
+        "{releases} releases, {waits} waits\n{}",
+        report.table
+    );
+}
+
 fn nothing_was_lost(report: &Report) {
     for reason in ["sites_map_full", "locks_map_full", "stacks_map_full", "waits_map_full"] {
         assert_eq!(report.loss(reason), 0, "{reason}");
@@ -153,7 +187,8 @@ fn waits_that_time_out_are_aborted_and_not_contended() {
 
 #[test]
 fn kernel_mutex_waits_in_a_pipe_match_the_truth_and_the_caller() {
-    if let Some((_, report)) = check("pipe-mutex", Family::Mutex, "mutex", "mutex") {
+    if let Some((truth, report)) = check("pipe-mutex", Family::Mutex, "mutex", "mutex") {
+        owner_and_releases_match_the_truth(&truth, &report, "mutex");
         call_site_is_one_of(
             &report,
             "mutex",
@@ -164,14 +199,16 @@ fn kernel_mutex_waits_in_a_pipe_match_the_truth_and_the_caller() {
 
 #[test]
 fn f_pos_lock_waits_match_the_truth_and_the_caller() {
-    if let Some((_, report)) = check("fpos-mutex", Family::Mutex, "mutex", "mutex") {
+    if let Some((truth, report)) = check("fpos-mutex", Family::Mutex, "mutex", "mutex") {
+        owner_and_releases_match_the_truth(&truth, &report, "mutex");
         call_site_is_one_of(&report, "mutex", &["__fdget_pos", "fdget_pos"]);
     }
 }
 
 #[test]
 fn i_rwsem_write_waits_match_the_truth_and_the_caller() {
-    if let Some((_, report)) = check("rwsem-write", Family::Rwsem, "rwsem:W", "rwsem:W") {
+    if let Some((truth, report)) = check("rwsem-write", Family::Rwsem, "rwsem:W", "rwsem:W") {
+        owner_and_releases_match_the_truth(&truth, &report, "rwsem:W");
         call_site_is_one_of(&report, "rwsem:W", &["generic_file_write_iter", "shmem_file_write_iter"]);
     }
 }
@@ -184,6 +221,11 @@ fn reader_wait_is_charged_to_the_read_side() {
         return;
     }
     agrees(&truth, &report, "rwsem:W", "rwsem:W");
+    let (writers, owners) = (number(report.lock("rwsem:W"), "contended"), &report.lock("rwsem:W")["owners"]);
+    let read_owned = number(owners, "readers");
+    // On PREEMPT_RT a second writer waits for the first one, which has the inner rt_mutex.
+    let least = if realtime() { 1 } else { writers };
+    assert!(read_owned + report.skipped_runs() >= least, "readers held it: {owners}");
     let passed = truth["locks"].as_array().expect("locks").iter().any(|row| row["unproven"] != 0);
     if passed {
         // 5.10's readers spin, and may take a lock that readers hold past a queued writer

@@ -74,6 +74,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let mut crew = Crew { hold: FileHold { page, file }, holder, waiters };
     crew.run(options)?;
     let locks = vec![row("mutex", "file.f_pos_lock", crew.waiters.iter())];
+    let holder = crew.holder.tid();
     crew.dismiss()?;
-    Ok(options.outcome(locks))
+    Ok(options.outcome(locks).held_by(holder))
 }

@@ -125,8 +125,9 @@ pub fn run(options: &Options) -> Result<Outcome> {
             locks.push(row("mutex", "pipe_inode_info.mutex", some));
         }
     }
+    let holder = crew.holder.tid();
     crew.dismiss()?;
-    Ok(options.outcome(locks))
+    Ok(options.outcome(locks).held_by(holder))
 }
 
 fn is_writer(index: usize) -> bool {

@@ -39,8 +39,9 @@ pub fn run_write(options: &Options) -> Result<Outcome> {
     let mut crew = Crew { hold: page, holder, waiters };
     crew.run(options)?;
     let locks = vec![row("rwsem:W", "inode.i_rwsem", crew.waiters.iter())];
+    let holder = crew.holder.tid();
     crew.dismiss()?;
-    Ok(options.outcome(locks))
+    Ok(options.outcome(locks).held_by(holder))
 }
 
 fn pwrite_job(file: Arc<File>, from: UserBuffer) -> Job {
@@ -143,8 +144,9 @@ pub fn run_read(options: &Options) -> Result<Outcome> {
         row("rwsem:W", "inode.i_rwsem", crew.waiters.iter().take(1)),
         row("rwsem:R", "inode.i_rwsem", crew.waiters.iter().skip(1)),
     ];
+    let holder = crew.holder.tid();
     crew.dismiss()?;
-    Ok(options.outcome(locks))
+    Ok(options.outcome(locks).held_by(holder))
 }
 
 /// Waits for writing. Its wait ends a few microseconds after it has the lock, when the file exists.

@@ -122,6 +122,14 @@ pub struct Outcome {
     pub extra: Map<String, Value>,
 }
 
+impl Outcome {
+    /// Whoever waited began to while this thread held the lock.
+    pub fn held_by(mut self, tid: i32) -> Outcome {
+        self.extra.insert("holder_tid".to_string(), json!(tid));
+        self
+    }
+}
+
 /// The last line on standard output.
 pub fn print_truth(scenario: &str, outcome: &Outcome, start_ns: u64, end_ns: u64) -> Result<()> {
     let mut line = json!({

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Releases of locks that somebody waits for. These functions run when the holder finds waiters (up() always).
+ *
+ * Whoever the holder is, it lets go of what a traced task waits for: not the process is compared here but
+ * the lock. Maps are only read, and counters in them raised: a semaphore is released in interrupts too.
+ *
+ * Not contended_release (7.3): it comes after the owner word was cleared, when the next owner may have said
+ * contention_end already, and switching it on makes every unlock of every spinlock a call (kernels.md).
+ */
+#include "core.bpf.h"
+
+static __always_inline void released_while_waited_for(__u64 addr, __u32 kind)
+{
+	struct lock_key key = { .addr = addr, .tgid = 0, .kind = kind };
+	struct lock_stats *stats = bpf_map_lookup_elem(&locks, &key);
+
+	if (stats && stats->waiting)
+		__sync_fetch_and_add(&stats->contended_releases, 1);
+}
+
+/* Both sides of a reader-writer lock, for whom waits which is known only there. */
+static __always_inline int contended_release(__u64 addr, __u32 kind, __u32 other_side)
+{
+	if (!active)
+		return 0;
+	released_while_waited_for(addr, kind);
+	if (other_side != kind)
+		released_while_waited_for(addr, other_side);
+	return 0;
+}
+
+#define CONTENDED_RELEASE_FN(fn, kind, other_side) \
+	SEC("?fentry/" #fn) \
+	int fn##__fentry(__u64 *ctx) \
+	{ \
+		return contended_release(plain_number(ctx[0]), kind, other_side); \
+	} \
+	SEC("?kprobe/" #fn) \
+	int fn##__kprobe(struct pt_regs *ctx) \
+	{ \
+		return contended_release(PT_REGS_PARM1(ctx), kind, other_side); \
+	}
+
+CONTENDED_RELEASE_FN(__mutex_unlock_slowpath, KIND_MUTEX, KIND_MUTEX)
+CONTENDED_RELEASE_FN(rwsem_wake, KIND_RWSEM_WRITE, KIND_RWSEM_READ)
+CONTENDED_RELEASE_FN(up, KIND_SEMAPHORE, KIND_SEMAPHORE)
