@@ -30,11 +30,13 @@ native:
 	cargo test --test traced
 	cargo test --test unwind
 
-# Root is not needed, QEMU is: 5.10, 6.1, 6.12 and 7.x under software emulation.
+# Root is not needed, QEMU is: 5.10, 6.1, 6.1-rt, 6.12 and 7.x under software emulation.
 guests:
 	tests/vm/matrix
+	tests/vm/coverage --check
 	tests/vm/spin 6.1 7.x
+	tests/vm/soak 6.1
 
-# Not a part of `make test`: a minute under load with every hook on, on every kernel.
+# A minute under load with every hook on, on every kernel; `make test` does so on one.
 soak:
 	for kernel in 5.10 6.1 6.1-rt 6.12 7.x; do tests/vm/soak $$kernel || exit; done
