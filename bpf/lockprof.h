@@ -34,6 +34,8 @@ enum lock_kind {
 	KIND_RTMUTEX,
 	KIND_FUTEX,
 	KIND_FUTEX_PI,
+	KIND_FLOCK,
+	KIND_POSIX_LOCK,
 	KIND_COUNT,
 };
 
@@ -196,6 +198,7 @@ enum wait_class {
 	WAIT_KERNEL,
 	WAIT_FUTEX,
 	WAIT_PERCPU_WRITE,
+	WAIT_FILE,
 	WAIT_CLASSES,
 };
 

@@ -8,9 +8,10 @@ use crate::model::{Backend, Family};
 use serde::Serialize;
 use std::io::{self, Write};
 
-/// Asks the kernel about everything the catalog may want, with the holds of these families.
-pub fn gather(hold: &[Family]) -> anyhow::Result<Facts> {
-    let functions: Vec<&str> = catalog::functions_for(hold).map(|function| function.name).collect();
+/// Asks the kernel about everything the catalog may want, with the holds of these families and file locks.
+pub fn gather(hold: &[Family], file_locks: bool) -> anyhow::Result<Facts> {
+    let functions: Vec<&str> =
+        catalog::functions_for(hold, file_locks).map(|function| function.name).collect();
     Facts::gather(&functions, &catalog::tracepoint_names())
 }
 
@@ -159,7 +160,6 @@ pub fn elsewhere(facts: &Facts) -> Vec<(&'static str, String)> {
             "waits are those for the spinlock inside it; its compare-and-exchange loop waits for nobody"
                 .into(),
         ),
-        ("file-lock", "flock and POSIX locks: not seen in this version".into()),
     ]
 }
 
@@ -173,7 +173,8 @@ pub struct Diagnosis {
 
 impl Diagnosis {
     pub fn new(facts: &Facts, only: Option<Only>) -> Diagnosis {
-        let wishes = Wishes { only, hold: catalog::HOLD_FAMILIES.to_vec(), follow_forks: true };
+        let wishes =
+            Wishes { only, hold: catalog::HOLD_FAMILIES.to_vec(), file_locks: true, follow_forks: true };
         let plan = Plan::new(facts, &wishes);
         let families: Vec<FamilySight> =
             Family::ALL.into_iter().map(|family| family_sight(&plan, family)).collect();
@@ -269,13 +270,21 @@ impl Diagnosis {
     }
 }
 
+/// Contended is what a family's waits are seen by, whatever that is.
+fn level_of(hook: &Hook) -> Level {
+    match catalog::function(hook.function).map(|function| function.level) {
+        None | Some(Level::FileLock) => Level::Contended,
+        Some(level) => level,
+    }
+}
+
 fn family_sight(plan: &Plan, family: Family) -> FamilySight {
     let hooks = plan.family(family);
     let of_level = |wanted: Level| -> Vec<&Hook> {
         hooks
             .iter()
             .copied()
-            .filter(|hook| catalog::function(hook.function).map_or(Level::Contended, |f| f.level) == wanted)
+            .filter(|hook| level_of(hook) == wanted)
             // A wake is no wait: where only it is hooked, waits are not seen.
             .filter(|hook| wanted == Level::Hold || hook.function != "futex_wake")
             .collect()
@@ -291,7 +300,10 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
         })
         .collect();
     let holes = plan.tracepoint_holes(family).filter(|_| by_tracepoint);
-    let wait = Sight::of(&waits, holes.map(String::from).into_iter().collect());
+    let mut wait = Sight::of(&waits, holes.map(String::from).into_iter().collect());
+    if family == Family::FileLock && wait.seen != Seen::No {
+        wait.methods = vec!["--file-locks"];
+    }
 
     let holds = of_level(Level::Hold);
     let contended_releases = Sight::of(&of_level(Level::Release), vec![]);
@@ -299,6 +311,10 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
         Family::Futex => (
             Sight::no("a futex is held and released in user space"),
             Sight::no("only wakes are seen (futex_wake), and only where somebody waits"),
+        ),
+        Family::FileLock => (
+            Sight::no("not timed in this version; /proc/locks lists who holds them"),
+            Sight::no("not seen in this version"),
         ),
         Family::Semaphore => (
             Sight::no("a semaphore has no holder: anybody may call up()"),
@@ -379,6 +395,7 @@ fn owner_sight(plan: &Plan, family: Family, wait: &Sight) -> Sight {
         Family::Rwlock => Sight::no("an rwlock keeps its waiters, not its owner"),
         Family::Semaphore => Sight::no("a semaphore has no owner: anybody may call up()"),
         Family::PercpuRwsem => Sight::no("it keeps neither its readers nor its writer"),
+        Family::FileLock => Sight::no("not read in this version; /proc/locks lists the owners"),
         Family::Futex => Sight::no("it is in the memory of the process: not read in this version"),
     }
 }

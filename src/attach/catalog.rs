@@ -14,6 +14,8 @@ pub enum Level {
     Release,
     /// Runs at every acquire or release. Only with `--hold`.
     Hold,
+    /// Runs at every operation on a file lock. Only with `--file-locks`.
+    FileLock,
 }
 
 /// A kernel function, hooked by fentry or a kprobe.
@@ -147,6 +149,14 @@ pub const FUNCTIONS: &[LockFn] = &[
     release("__mutex_unlock_slowpath", LockKind::Mutex).by_suffix(),
     release("rwsem_wake", LockKind::RwsemWrite).by_suffix(),
     release("up", LockKind::Semaphore),
+    // --file-locks: fs/locks.c
+    LockFn {
+        name: "locks_lock_inode_wait",
+        kind: LockKind::Flock,
+        level: Level::FileLock,
+        blind: "the ends of waits for flock() that a signal ended",
+        ..NOTHING_SPECIAL
+    },
     // --hold
     hold("mutex_lock", LockKind::Mutex, "mutex acquisitions"),
     hold("mutex_lock_interruptible", LockKind::Mutex, "interruptible mutex acquisitions"),
@@ -248,6 +258,13 @@ pub const CONTENTION: [Tracepoint; 2] = [
 pub const SYSCALL: [Tracepoint; 2] =
     [Tracepoint { name: "sys_enter", since: "2.6" }, Tracepoint { name: "sys_exit", since: "2.6" }];
 
+/// With `--file-locks`.
+pub const FILE_LOCKS: [Tracepoint; 3] = [
+    Tracepoint { name: "flock_lock_inode", since: "4.17" },
+    Tracepoint { name: "posix_lock_inode", since: "4.8" },
+    Tracepoint { name: "fcntl_setlk", since: "4.8" },
+];
+
 /// Processes are followed by these; no lock depends on them.
 pub const LIFECYCLE: [&str; 3] = ["sched_process_fork", "sched_process_exec", "sched_process_exit"];
 
@@ -268,13 +285,21 @@ pub fn function(name: &str) -> Option<&'static LockFn> {
     FUNCTIONS.iter().find(|function| function.name == name)
 }
 
-/// The functions that may be hooked when the holds of these families are wanted.
-pub fn functions_for(hold: &[Family]) -> impl Iterator<Item = &'static LockFn> {
-    FUNCTIONS
-        .iter()
-        .filter(move |function| function.level != Level::Hold || hold.contains(&function.kind.family()))
+/// The functions that may be hooked when the holds of these families, and file locks, are wanted.
+pub fn functions_for(hold: &[Family], file_locks: bool) -> impl Iterator<Item = &'static LockFn> {
+    FUNCTIONS.iter().filter(move |function| match function.level {
+        Level::Contended | Level::Release => true,
+        Level::Hold => hold.contains(&function.kind.family()),
+        Level::FileLock => file_locks,
+    })
 }
 
 pub fn tracepoint_names() -> Vec<&'static str> {
-    CONTENTION.iter().chain(&SYSCALL).map(|tracepoint| tracepoint.name).chain(LIFECYCLE).collect()
+    CONTENTION
+        .iter()
+        .chain(&SYSCALL)
+        .chain(&FILE_LOCKS)
+        .map(|tracepoint| tracepoint.name)
+        .chain(LIFECYCLE)
+        .collect()
 }

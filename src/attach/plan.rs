@@ -35,6 +35,8 @@ pub struct Wishes {
     pub only: Option<Only>,
     /// Families of which every acquire and release is traced.
     pub hold: Vec<Family>,
+    /// Waits for flock() and POSIX locks are traced.
+    pub file_locks: bool,
     /// Children of the target are followed.
     pub follow_forks: bool,
 }
@@ -83,7 +85,7 @@ pub struct Plan {
 impl Plan {
     pub fn new(facts: &Facts, wishes: &Wishes) -> Plan {
         let mut hooks = Vec::new();
-        for function in catalog::functions_for(&wishes.hold) {
+        for function in catalog::functions_for(&wishes.hold, wishes.file_locks) {
             let absent = |name| facts.functions.get(name).is_none_or(|about| !about.in_kallsyms);
             let has_variant = |name| facts.functions.get(name).is_some_and(|about| about.variant.is_some());
             // PREEMPT_RT has other functions for the same locks; what nothing shows there is said below.
@@ -112,6 +114,7 @@ impl Plan {
         let mut unhooked: Vec<Family> = Vec::new();
         for kind in LockKind::ALL {
             if !kind.is_user()
+                && kind.family() != Family::FileLock
                 && (!kind_is_hooked(kind) || is_made_of_rt_mutex(kind))
                 && !unhooked.contains(&kind.family())
             {
@@ -122,7 +125,8 @@ impl Plan {
         let contention = tracepoints.iter().all(|hook| hook.backend.is_some());
         let tracepoint_kinds: Vec<LockKind> = LockKind::ALL
             .into_iter()
-            .filter(|kind| contention && !kind.is_user() && !kind_is_hooked(*kind))
+            .filter(|kind| !kind.is_user() && kind.family() != Family::FileLock)
+            .filter(|kind| contention && !kind_is_hooked(*kind))
             .collect();
         let phase_kinds: Vec<LockKind> = [LockKind::Mutex, LockKind::RwsemRead, LockKind::RwsemWrite]
             .into_iter()
@@ -153,6 +157,9 @@ impl Plan {
             }
         }
         hooks.extend(tracepoints);
+        if wishes.file_locks {
+            hooks.extend(plan_tracepoints(facts, wishes, &catalog::FILE_LOCKS, &[Family::FileLock]));
+        }
         if !futex_is_hooked {
             hooks.extend(syscalls);
         } else {
@@ -185,6 +192,7 @@ impl Plan {
         match kind {
             LockKind::Spinlock | LockKind::RwlockRead | LockKind::RwlockWrite => true,
             LockKind::Semaphore | LockKind::PercpuRwsemRead | LockKind::PercpuRwsemWrite => true,
+            LockKind::Flock | LockKind::PosixLock => true,
             LockKind::Mutex => self.phase_kinds.contains(&kind) || self.tracepoint_kinds.contains(&kind),
             LockKind::RwsemRead | LockKind::RwsemWrite => self.phase_kinds.contains(&kind),
             LockKind::RtMutex | LockKind::Futex | LockKind::FutexPi => false,

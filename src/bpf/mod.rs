@@ -10,9 +10,6 @@ mod selftest;
 mod tracefs_kprobe;
 mod wire;
 
-pub use load::{Notices, Settings, Targets, Tracer};
+use lockprof_skel as skel;
 
-#[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals)]
-mod skel {
-    include!(concat!(env!("OUT_DIR"), "/lockprof.skel.rs"));
-}
+pub use load::{Notices, Settings, Targets, Tracer};

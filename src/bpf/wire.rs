@@ -8,26 +8,6 @@ use crate::model::{
 use crate::unwind::{ProcessTable, UserStacks};
 use plain::Plain;
 
-// SAFETY: plain C structs of integers, for which every bit pattern is valid.
-unsafe impl Plain for types::site_key {}
-unsafe impl Plain for types::site_stats {}
-unsafe impl Plain for types::lock_key {}
-unsafe impl Plain for types::lock_stats {}
-unsafe impl Plain for types::hold_stats {}
-unsafe impl Plain for types::wait_key {}
-unsafe impl Plain for types::wait {}
-unsafe impl Plain for types::owner_key {}
-unsafe impl Plain for types::owner_stats {}
-unsafe impl Plain for types::spin_waits {}
-unsafe impl Plain for types::spin_site {}
-unsafe impl Plain for types::spin_lock {}
-unsafe impl Plain for types::spin_stack {}
-unsafe impl Plain for types::spin_hold {}
-unsafe impl Plain for types::stack {}
-unsafe impl Plain for types::process {}
-unsafe impl Plain for types::counters {}
-unsafe impl Plain for types::notice {}
-
 /// Reads a record out of map bytes.
 pub fn read<T: Plain + Copy + Default>(bytes: &[u8]) -> T {
     let mut value = T::default();
@@ -50,6 +30,8 @@ pub fn kind(wire: u32) -> Option<LockKind> {
         K::KIND_RTMUTEX => LockKind::RtMutex,
         K::KIND_FUTEX => LockKind::Futex,
         K::KIND_FUTEX_PI => LockKind::FutexPi,
+        K::KIND_FLOCK => LockKind::Flock,
+        K::KIND_POSIX_LOCK => LockKind::PosixLock,
         _ => return None,
     })
 }

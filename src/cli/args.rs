@@ -50,6 +50,10 @@ pub struct Args {
           value_delimiter = ',', default_missing_value = "default")]
     pub hold: Vec<String>,
 
+    /// Trace waits for flock() and POSIX locks (fcntl) too: costs at every operation on such a lock.
+    #[arg(long)]
+    pub file_locks: bool,
+
     /// Write a flamegraph of wait time by stack; - for standard output.
     #[arg(long, value_name = "FILE.svg")]
     pub flamegraph: Option<PathBuf>,
@@ -184,6 +188,7 @@ impl Args {
             duration,
             only: self.only(),
             hold: self.hold_families()?,
+            file_locks: self.file_locks,
             map_entries: self.map_entries,
             notice_bytes: self.ring_bytes,
             user_stacks: match self.user_stack {

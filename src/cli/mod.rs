@@ -36,7 +36,7 @@ fn run(args: Args) -> Result<u8> {
     match args.action()? {
         Action::Doctor => {
             let outputs = report::DoctorOutputs::open(&args)?;
-            let facts = doctor::gather(HOLD_FAMILIES)?;
+            let facts = doctor::gather(HOLD_FAMILIES, true)?;
             let diagnosis = doctor::Diagnosis::new(&facts, args.only());
             outputs.write(&facts, &diagnosis)?;
             let ok = diagnosis.refusal.is_none();
@@ -49,10 +49,11 @@ fn run(args: Args) -> Result<u8> {
 fn profile(args: &Args, config: &Config) -> Result<u8> {
     // Before anything slow: an output that cannot be written must not cost a measurement.
     let outputs = report::Outputs::open(args)?;
-    let facts = doctor::gather(&config.hold)?;
+    let facts = doctor::gather(&config.hold, config.file_locks)?;
     let wishes = Wishes {
         only: config.only,
         hold: config.hold.clone(),
+        file_locks: config.file_locks,
         follow_forks: matches!(config.scope, Scope::Command(_)),
     };
     let plan = Plan::new(&facts, &wishes);

@@ -34,10 +34,16 @@ pub enum LockKind {
     /// FUTEX_LOCK_PI: the kernel knows this one is a lock.
     #[serde(rename = "futex-pi")]
     FutexPi,
+    /// flock(2): of an inode, as the address says.
+    #[serde(rename = "flock")]
+    Flock,
+    /// fcntl(2) F_SETLKW and F_OFD_SETLKW: some bytes of an inode.
+    #[serde(rename = "posix-lock")]
+    PosixLock,
 }
 
 impl LockKind {
-    pub const ALL: [LockKind; 12] = [
+    pub const ALL: [LockKind; 14] = [
         LockKind::Mutex,
         LockKind::RwsemRead,
         LockKind::RwsemWrite,
@@ -50,6 +56,8 @@ impl LockKind {
         LockKind::RtMutex,
         LockKind::Futex,
         LockKind::FutexPi,
+        LockKind::Flock,
+        LockKind::PosixLock,
     ];
 
     /// The short name shown in the TYPE column and in JSON.
@@ -67,6 +75,8 @@ impl LockKind {
             LockKind::RtMutex => "rtmutex",
             LockKind::Futex => "futex",
             LockKind::FutexPi => "futex-pi",
+            LockKind::Flock => "flock",
+            LockKind::PosixLock => "posix-lock",
         }
     }
 
@@ -80,6 +90,7 @@ impl LockKind {
             LockKind::PercpuRwsemRead | LockKind::PercpuRwsemWrite => Family::PercpuRwsem,
             LockKind::RtMutex => Family::RtMutex,
             LockKind::Futex | LockKind::FutexPi => Family::Futex,
+            LockKind::Flock | LockKind::PosixLock => Family::FileLock,
         }
     }
 
@@ -102,10 +113,11 @@ pub enum Family {
     #[serde(rename = "rtmutex")]
     RtMutex,
     Futex,
+    FileLock,
 }
 
 impl Family {
-    pub const ALL: [Family; 8] = [
+    pub const ALL: [Family; 9] = [
         Family::Mutex,
         Family::Rwsem,
         Family::Spinlock,
@@ -114,6 +126,7 @@ impl Family {
         Family::PercpuRwsem,
         Family::RtMutex,
         Family::Futex,
+        Family::FileLock,
     ];
 
     pub fn name(self) -> &'static str {
@@ -126,6 +139,7 @@ impl Family {
             Family::PercpuRwsem => "percpu-rwsem",
             Family::RtMutex => "rtmutex",
             Family::Futex => "futex",
+            Family::FileLock => "file-lock",
         }
     }
 }

@@ -23,6 +23,8 @@ pub struct Config {
     pub only: Option<Only>,
     /// Families of which every acquire and release is traced.
     pub hold: Vec<Family>,
+    /// Waits for flock() and POSIX locks are traced.
+    pub file_locks: bool,
     /// Sites, stacks and ongoing waits there is room for; locks with histograms: a quarter.
     pub map_entries: u32,
     /// Bytes of the ring buffer for notices about processes; a power of two of at least 4096.
@@ -37,6 +39,7 @@ impl Default for Config {
             duration: None,
             only: None,
             hold: Vec::new(),
+            file_locks: false,
             // 16 MiB of stacks, 9 MiB of histograms.
             map_entries: 16384,
             notice_bytes: 64 * 1024,

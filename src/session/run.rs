@@ -79,7 +79,8 @@ enum Watch {
 
 pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Result<Outcome> {
     let follow_forks = matches!(config.scope, Scope::Command(_));
-    let wishes = Wishes { only: config.only, hold: config.hold.clone(), follow_forks };
+    let wishes =
+        Wishes { only: config.only, hold: config.hold.clone(), file_locks: config.file_locks, follow_forks };
     let mut plan = Plan::new(facts, &wishes);
 
     // Before the load: a signal during the seconds it takes must not leave half a run.

@@ -214,6 +214,12 @@ fn is_kernel_lock_code(name: &str) -> bool {
         "__percpu_rwsem_",
         "__down_",
         "___down_",
+        "flock_lock_inode",
+        "posix_lock_inode",
+        "locks_lock_inode_wait",
+        "do_lock_file_wait",
+        "vfs_lock_file",
+        "fcntl_setlk",
         "schedule_timeout",
         "schedule_hrtimeout",
     ];

@@ -296,30 +296,46 @@ fn acquisitions_that_were_entered_before_the_profile_end_in_unmatched_releases()
     assert!(acquired > contended, "{acquired} acquired, {contended} contended");
 }
 
-fn file_locks_are_not_seen(scenario: &str) {
-    let (truth, report) = profile_scenario(&shaped(scenario, &[]), &[]);
+fn file_lock_waits_match_the_truth(kind: &str, callers: &[&str]) {
+    let (truth, report) = profile_scenario(&shaped(kind, &[]), &["--file-locks"]);
     numbers_are_possible(&report);
     only_the_target_appears(&truth, &report);
-    assert_eq!(number(truth_row(&truth, scenario), "contended"), WAITERS * ROUNDS);
-    // They sleep for 100 ms and more in these functions (fs/locks.c), and that is no wait for a lock of ours.
-    let hold_ns = number(&truth, "hold_ns");
-    for lock in report.json["locks"].as_array().expect("locks") {
-        let site = lock["call_site"].as_str().unwrap_or_default();
-        let file_lock = site.contains("lock_inode") || site.contains("setlk") || site.contains("lock_file");
-        assert!(!file_lock || lock["wait_max_ns"].as_u64().unwrap_or(0) < hold_ns, "{lock}");
+    let row = truth_row(&truth, kind);
+    if matches!(method(), Method::Fentry | Method::Kprobe) {
+        return says_blind(&report, "file-lock", &["flock", "posix-lock"]);
     }
-    let output = lockprof().arg("doctor").args(method_args()).output().expect("lockprof runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find(|line| line.trim_start().starts_with("file-lock"));
-    assert!(line.is_some_and(|line| line.contains("not seen")), "{text}");
+    let lock = report.lock(kind);
+    let (contended, made) = (number(lock, "contended"), number(row, "contended"));
+    assert_eq!(made, WAITERS * ROUNDS);
+    report.assert_counted(lock, "contended", made);
+    let waits = Truth {
+        waits: made,
+        total_ns: number(row, "wait_total_ns"),
+        shortest_ns: number(row, "wait_min_ns"),
+        longest_ns: number(row, "wait_max_ns"),
+    };
+    assert_close(number(lock, "wait_total_ns"), contended, &waits, kind);
+    assert_eq!(number(lock, "wait_spin_total_ns"), 0, "nobody spins for a file");
+    assert_eq!(number(lock, "aborted"), 0, "{lock}");
+    let site = lock["call_site"].as_str().expect("a call site");
+    assert!(callers.contains(&site), "{site}\n{}", report.table);
 }
 
 #[test]
-fn flock_waits_are_not_seen_and_doctor_says_so() {
-    file_locks_are_not_seen("flock");
+fn flock_waits_match_the_truth() {
+    file_lock_waits_match_the_truth("flock", &["__x64_sys_flock", "__do_sys_flock", "__se_sys_flock"]);
 }
 
 #[test]
-fn posix_lock_waits_are_not_seen_and_doctor_says_so() {
-    file_locks_are_not_seen("posix-lock");
+fn posix_lock_waits_match_the_truth() {
+    file_lock_waits_match_the_truth("posix-lock", &["do_fcntl", "__x64_sys_fcntl"]);
+}
+
+#[test]
+fn file_locks_cost_nothing_and_say_nothing_unless_they_are_asked_for() {
+    let (_, report) = profile_scenario(&shaped("flock", &[]), &[]);
+    numbers_are_possible(&report);
+    assert!(report.locks("flock").is_empty(), "{}", report.table);
+    let plan = report.json["plan"].to_string();
+    assert!(!plan.contains("lock_inode") && !plan.contains("setlk"), "{plan}");
 }

@@ -1,6 +1,7 @@
 //! The BPF logic driven by BPF_PROG_TEST_RUN with nothing attached: pairing, nesting, filters, and
 //! one test per loss that BPF counts. Needs root: `cargo test --lib -- --ignored`.
 
+mod files;
 mod holds;
 mod spins;
 
@@ -17,6 +18,7 @@ use std::sync::{Mutex, MutexGuard};
 // include/trace/events/lock.h
 const SPIN: u64 = 1;
 const READ: u64 = 2;
+const PERCPU: u64 = 16;
 const MUTEX: u64 = 32;
 /// Looks like the address of a slab object.
 const LOCK: u64 = 0xffff_8880_0000_1000;
@@ -45,7 +47,17 @@ fn tracepoint_plan() -> Plan {
         blind: None,
     };
     Plan {
-        hooks: ["contention_begin", "contention_end", "sys_enter", "sys_exit"].map(hook).to_vec(),
+        hooks: [
+            "contention_begin",
+            "contention_end",
+            "sys_enter",
+            "sys_exit",
+            "flock_lock_inode",
+            "posix_lock_inode",
+            "fcntl_setlk",
+        ]
+        .map(hook)
+        .to_vec(),
         tracepoint_kinds: LockKind::ALL.into_iter().filter(|kind| !kind.is_user()).collect(),
         phase_kinds: vec![],
         lifecycle: vec!["sched_process_exec"],

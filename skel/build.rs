@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 fn main() -> Result<()> {
-    println!("cargo:rerun-if-changed=bpf");
+    println!("cargo:rerun-if-changed=../bpf");
     println!("cargo:rerun-if-env-changed=CLANG");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let arch = match env::var("CARGO_CFG_TARGET_ARCH")?.as_str() {
@@ -15,7 +15,7 @@ fn main() -> Result<()> {
         other => anyhow::bail!("lockprof has no register layout for {other} (bpf/include/vmlinux.h)"),
     };
 
-    let mut sources: Vec<PathBuf> = fs::read_dir("bpf")?
+    let mut sources: Vec<PathBuf> = fs::read_dir("../bpf")?
         .map(|entry| Ok(entry?.path()))
         .filter(|path| path.as_ref().map_or(true, |p: &PathBuf| p.to_string_lossy().ends_with(".bpf.c")))
         .collect::<Result<_>>()?;
@@ -35,8 +35,8 @@ fn main() -> Result<()> {
             .obj(&object)
             // -mcpu=v3: 32-bit registers and short jumps; every kernel since 5.10 has both.
             .clang_args([
-                "-Ibpf",
-                "-Ibpf/include",
+                "-I../bpf",
+                "-I../bpf/include",
                 &format!("-D__TARGET_ARCH_{arch}"),
                 "-mcpu=v3",
                 "-Wall",
