@@ -260,9 +260,9 @@ pub const SYSCALL: [Tracepoint; 2] =
 
 /// With `--file-locks`.
 pub const FILE_LOCKS: [Tracepoint; 3] = [
-    Tracepoint { name: "flock_lock_inode", since: "4.17" },
-    Tracepoint { name: "posix_lock_inode", since: "4.8" },
-    Tracepoint { name: "fcntl_setlk", since: "4.8" },
+    Tracepoint { name: "flock_lock_inode", since: "a kernel before 5.10" },
+    Tracepoint { name: "posix_lock_inode", since: "a kernel before 5.10" },
+    Tracepoint { name: "fcntl_setlk", since: "a kernel before 5.10" },
 ];
 
 /// Processes are followed by these; no lock depends on them.
