@@ -359,16 +359,14 @@ fn release_sight(plan: &Plan, family: Family, contended: Sight, with_hold: Sight
         return with_hold;
     }
     let why = match family {
-        Family::Spinlock | Family::Rwlock if plan.realtime => {
-            "without --hold: rt_mutex_slowunlock stands several times in this kernel, under one name"
-        }
-        Family::Mutex | Family::Rwsem | Family::RtMutex if plan.realtime => {
+        Family::PercpuRwsem => "without --hold: percpu_up_write does not look for waiters",
+        // All others are made of it there.
+        _ if plan.realtime => {
             "without --hold: rt_mutex_slowunlock stands several times in this kernel, under one name"
         }
         Family::Spinlock | Family::Rwlock => {
             "without --hold: an unlock does not look for waiters (contended_release of 7.3 makes every unlock a call)"
         }
-        Family::PercpuRwsem => "without --hold: percpu_up_write does not look for waiters",
         Family::RtMutex => "without --hold: not hooked in this version",
         _ => "without --hold: this kernel inlines what a holder runs when it finds waiters",
     };

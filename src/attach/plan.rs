@@ -363,3 +363,6 @@ fn plan_tracepoints(
     }
     hooks
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use super::mapped::Mapped;
 use super::skel::{LockprofSkel, LockprofSkelBuilder, types};
 use super::tracefs_kprobe::{self, KprobeEvent};
 use super::wire;
+use crate::attach::catalog;
 use crate::attach::plan::{Hook, Plan};
 use crate::kernel::Facts;
 use crate::model::{Backend, LockKind, Loss};
@@ -97,6 +98,33 @@ fn remember(_level: PrintLevel, text: String) {
     said.drain(..drop);
 }
 
+fn forget_what_libbpf_said() {
+    LIBBPF_SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+}
+
+/// The program that libbpf gave up on, and the kernel's error: `prog 'NAME': failed to load: -EACCES`.
+fn refused_program() -> Option<(String, String)> {
+    let said = LIBBPF_SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    said.iter().rev().find_map(|line| {
+        let (_, rest) = line.split_once("prog '")?;
+        let (program, rest) = rest.split_once("': ")?;
+        let why = rest.split_once("failed to load: ").or_else(|| rest.split_once("load failed: "))?.1;
+        Some((program.to_string(), why.trim().to_string()))
+    })
+}
+
+/// A hook that does not work here after all.
+fn strike(plan: &mut Plan, function: &str, reason: &str) {
+    for hook in plan.hooks.iter_mut().filter(|hook| hook.function == function) {
+        hook.backend = None;
+        hook.reason = reason.to_string();
+        hook.blind.get_or_insert_with(|| {
+            catalog::function(function)
+                .map_or_else(|| format!("what {function} shows"), |function| function.blind.to_string())
+        });
+    }
+}
+
 /// `mutex_lock__fexit` → (`mutex_lock`, `fexit`)
 fn split_name(program: &str) -> (&str, &str) {
     program.rsplit_once("__").unwrap_or((program, ""))
@@ -128,9 +156,23 @@ impl Tracer {
     ///
     /// A hook that loads and then cannot be attached is struck out of the plan, with the reason.
     pub fn start(plan: &mut Plan, facts: &Facts, settings: &Settings) -> Result<Tracer> {
-        let mut tracer = Tracer::load(plan, facts, settings, &|_| false)?;
+        let mut tracer = Tracer::load_what_loads(plan, facts, settings)?;
         tracer.attach(plan)?;
         Ok(tracer)
+    }
+
+    /// One program that this kernel refuses must not cost the others: its hook is struck out, with the reason.
+    fn load_what_loads(plan: &mut Plan, facts: &Facts, settings: &Settings) -> Result<Tracer> {
+        loop {
+            forget_what_libbpf_said();
+            let err = match Tracer::load(plan, facts, settings, &|_| false) {
+                Ok(tracer) => return Ok(tracer),
+                Err(err) => err,
+            };
+            let Some((program, why)) = refused_program() else { return Err(err) };
+            let Some(hook) = hook_of(plan, &program) else { return Err(err) };
+            strike(plan, hook.function, &format!("Failed to load {program}: {why}"));
+        }
     }
 
     /// For BPF_PROG_TEST_RUN: loaded with the entry points of bpf/selftest.bpf.c, nothing attached.
@@ -280,11 +322,7 @@ impl Tracer {
         for (function, why) in failed {
             // Half a pair would count begins without ends.
             links.retain(|attached| split_name(&attached.program).0 != function);
-            for hook in plan.hooks.iter_mut().filter(|hook| hook.function == function) {
-                hook.backend = None;
-                hook.reason = format!("Failed to attach {function}: {why}");
-                hook.blind.get_or_insert_with(|| format!("what {function} shows"));
-            }
+            strike(plan, &function, &format!("Failed to attach {function}: {why}"));
         }
         self.links = links;
         self.kinds_with_releases =
@@ -519,7 +557,6 @@ fn attach_one(program: &ProgramMut<'_>, hook: &Hook) -> Result<(Link, Option<Kpr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attach::catalog;
 
     fn programs() -> Vec<String> {
         let mut storage = MaybeUninit::uninit();

@@ -339,3 +339,45 @@ fn file_locks_cost_nothing_and_say_nothing_unless_they_are_asked_for() {
     let plan = report.json["plan"].to_string();
     assert!(!plan.contains("lock_inode") && !plan.contains("setlk"), "{plan}");
 }
+
+#[test]
+fn trylocks_that_fail_are_no_acquisitions() {
+    let shape = ["trylock", "--waiters", "1", "--rounds", "2", "--hold-ms", "20", "--operations", "50"];
+    let (truth, report) = profile_scenario(&shape, &["--hold=mutex"]);
+    numbers_are_possible(&report);
+    if !hooks_functions() {
+        assert!(report.says_blind("mutex"), "{}", report.table);
+        return;
+    }
+    let (acquired, refused) = (number(&truth, "acquired"), number(&truth, "refused"));
+    assert_eq!((acquired, refused), (102, 100));
+    // The terminal's: of the others' locks none is taken so often.
+    let held = |lock: &&Value| lock["hold"]["acquired"].as_u64().unwrap_or(0);
+    let lock = report.locks("mutex").into_iter().max_by_key(held).expect("a mutex was held");
+    report.assert_counted(&lock["hold"], "acquired", acquired);
+    report.assert_counted(&lock["hold"], "holds", acquired);
+}
+
+#[test]
+fn a_downgraded_rwsem_is_released_for_writing_and_held_for_reading() {
+    let (truth, report) = profile_scenario(&["munmap", "--operations", "200"], &["--hold=rwsem"]);
+    numbers_are_possible(&report);
+    if !hooks_functions() {
+        assert!(report.says_blind("rwsem"), "{}", report.table);
+        return;
+    }
+    let munmaps = number(&truth, "munmaps");
+    let held = |lock: &&Value| lock["hold"]["acquired"].as_u64().unwrap_or(0);
+    let written = report.locks("rwsem:W").into_iter().max_by_key(held).expect("mmap_lock was written");
+    let read = report.locks("rwsem:R");
+    let read = read.into_iter().find(|lock| lock["addr"] == written["addr"]).expect("and read");
+    let skipped = report.skipped_runs();
+    // mmap takes it for writing too, and does not downgrade.
+    for (side, least) in [(written, 2 * munmaps), (read, munmaps)] {
+        let (acquired, holds) = (number(&side["hold"], "acquired"), number(&side["hold"], "holds"));
+        assert!(acquired + skipped >= least && holds + skipped >= least, "{least} at least: {side}");
+    }
+    // A downgrade that was not seen leaves a write hold without a release, and a release without a read hold.
+    assert!(report.loss("lost_release") <= skipped, "{}", report.table);
+    assert!(report.loss("unmatched_release") <= skipped + 2, "{}", report.table);
+}

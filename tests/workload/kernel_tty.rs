@@ -3,14 +3,18 @@
 //! Who reads a terminal in which nothing was typed keeps the reader lock while it waits
 //! (drivers/tty/n_tty.c n_tty_read: `mutex_lock_interruptible(&ldata->atomic_read_lock)`), from 5.10 to 7.x.
 //! The waiters read the same terminal, and a signal ends each wait with EINTR. Only then is a line typed.
+//!
+//! `trylock`: a read that must not block takes the same lock by `mutex_trylock`. Many of them while it is held are
+//! refused, and as many while it is free get it; neither finds anything to read.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use crate::Options;
 use crate::blocked::WaitsIn;
@@ -24,9 +28,42 @@ const INTERRUPT: libc::c_int = libc::SIGUSR1;
 struct TypedLine {
     master: File,
     holder_tid: i32,
+    tries: Option<Tries>,
+}
+
+struct Tries {
+    /// The terminal, opened with O_NONBLOCK.
+    terminal: File,
+    number: u64,
+}
+
+impl Tries {
+    fn new(slave: &File, number: u64) -> Result<Tries> {
+        // Another open file: the flag is not one of the descriptor.
+        let path = format!("/proc/self/fd/{}", slave.as_raw_fd());
+        let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
+        let terminal = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        Ok(Tries { terminal: terminal.context("open the terminal again")?, number })
+    }
+
+    fn run(&self) -> Result<()> {
+        for _ in 0..self.number {
+            match (&self.terminal).read(&mut [0u8; 64]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("read from the terminal without blocking"),
+                Ok(_) => bail!("read something that was never typed"),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Hold for TypedLine {
+    /// The lock is free.
+    fn prepare(&mut self) -> Result<()> {
+        self.tries.as_ref().map_or(Ok(()), Tries::run)
+    }
+
     /// Nobody else reads yet: who sleeps in `read` now sleeps for input, with the lock.
     fn await_held(&mut self) -> Result<()> {
         let place = WaitsIn::Interruptible(libc::SYS_read);
@@ -38,6 +75,7 @@ impl Hold for TypedLine {
     }
 
     fn before_release(&mut self, waiters: &[Waiter]) -> Result<()> {
+        self.tries.as_ref().map_or(Ok(()), Tries::run)?;
         for waiter in waiters {
             // SAFETY: no pointers are passed.
             let sent = unsafe {
@@ -57,8 +95,22 @@ impl Hold for TypedLine {
 }
 
 pub fn run(options: &Options) -> Result<Outcome> {
+    run_with(options, 0)
+}
+
+pub fn run_trylock(options: &Options) -> Result<Outcome> {
+    let mut outcome = run_with(options, options.operations)?;
+    // The holder's of each round, and the tries while the lock was free.
+    let acquired = options.rounds * (1 + options.operations);
+    outcome.extra.insert("acquired".to_string(), json!(acquired));
+    outcome.extra.insert("refused".to_string(), json!(options.rounds * options.operations));
+    Ok(outcome)
+}
+
+fn run_with(options: &Options, tries: u64) -> Result<Outcome> {
     catch_signal()?;
     let (master, slave) = open_terminal()?;
+    let tries = (tries > 0).then(|| Tries::new(&slave, tries)).transpose()?;
     let slave = Arc::new(slave);
     let holder = Member::spawn("holder", read_job(Arc::clone(&slave)))?;
     let mut waiters = Vec::new();
@@ -66,7 +118,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         let place = WaitsIn::Interruptible(libc::SYS_read);
         waiters.push(Waiter::spawn(&format!("reader-{index}"), place, read_job(Arc::clone(&slave)))?);
     }
-    let hold = TypedLine { master, holder_tid: holder.tid() };
+    let hold = TypedLine { master, holder_tid: holder.tid(), tries };
     let mut crew = Crew { hold, holder, waiters };
     crew.run(options)?;
     let locks = vec![row("mutex", "n_tty_data.atomic_read_lock", crew.waiters.iter())];

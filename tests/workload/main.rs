@@ -13,6 +13,7 @@ mod kernel;
 mod kernel_console;
 mod kernel_fpos;
 mod kernel_killed;
+mod kernel_munmap;
 mod kernel_percpu;
 mod kernel_pipe;
 mod kernel_rwsem;
@@ -54,6 +55,8 @@ enum Scenario {
     PercpuRwsem,
     Semaphore,
     Interrupted,
+    Trylock,
+    Munmap,
     Killed,
     Spin,
     Rwlock,
@@ -112,7 +115,7 @@ pub struct Options {
     /// busy: length of the critical sections of the main call path
     #[arg(long, default_value_t = 200)]
     hold_us: u64,
-    /// spin, rwlock, acpi-semaphore: what each thread does so often
+    /// spin, rwlock, acpi-semaphore, trylock, munmap: what each thread does so often
     #[arg(long, default_value_t = 100_000)]
     operations: u64,
     /// swarm: number of mutexes, each contended once
@@ -176,6 +179,7 @@ fn run(mut options: Options) -> Result<ExitCode> {
             | Scenario::Semaphore
             | Scenario::Spin
             | Scenario::Rwlock
+            | Scenario::Munmap
             | Scenario::Busy
             | Scenario::Swarm
     );
@@ -203,6 +207,8 @@ fn run(mut options: Options) -> Result<ExitCode> {
         Scenario::PercpuRwsem => kernel_percpu::run(&options),
         Scenario::Semaphore => kernel_console::run(&options),
         Scenario::Interrupted => kernel_tty::run(&options),
+        Scenario::Trylock => kernel_tty::run_trylock(&options),
+        Scenario::Munmap => kernel_munmap::run(&options),
         Scenario::Killed => kernel_killed::run(&options),
         Scenario::Spin => kernel_spin::run_spin(&options),
         Scenario::Rwlock => kernel_spin::run_rwlock(&options),

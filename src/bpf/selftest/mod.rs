@@ -492,3 +492,61 @@ fn loss_kernel_stack_failed_and_user_stack_failed() {
     assert_eq!(capture.sites[0].1.contended, 1, "the wait itself is not lost");
     assert_eq!(lost(&capture, "user_stack_failed"), 1);
 }
+
+/// What a run on this plan, with a hook besides that this kernel does not allow, makes of it.
+fn started_with(extra: Hook) -> (Plan, RawCapture) {
+    let _alone = alone();
+    let mut plan = tracepoint_plan();
+    let others = plan.hooks.len();
+    let extra_function = extra.function;
+    plan.hooks.push(extra);
+    let mut facts = Facts::gather(&[extra_function], &[]).expect("facts");
+    if let Some(about) = facts.functions.get_mut(extra_function) {
+        // One more than any kernel has: where fentry works, the verifier refuses to read it.
+        about.arguments = Some(5);
+    }
+    let targets = Targets::Pids(vec![std::process::id()]);
+    let mut tracer = Tracer::start(&mut plan, &facts, &settings(64, targets)).expect("the others work");
+    tracer.activate().expect("the globals are mapped");
+    tracer.deactivate().expect("the globals are mapped");
+    let capture = tracer.collect().expect("the maps can be read");
+    assert_eq!(capture.events.hooks_attached, others as u64, "all the others are attached");
+    (plan, capture)
+}
+
+fn struck(plan: &Plan) -> &Hook {
+    let hook = plan.hooks.last().expect("the hook is still listed");
+    assert_eq!(hook.backend, None);
+    assert!(hook.blind.is_some(), "what is not seen without it is said: {hook:?}");
+    hook
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_hook_that_the_kernel_refuses_to_load_is_skipped_and_the_others_work() {
+    let (plan, _) = started_with(Hook {
+        function: "rwsem_down_write_slowpath",
+        variant: None,
+        families: vec![crate::model::Family::Rwsem],
+        backend: Some(Backend::Fentry),
+        reason: "a trial load worked".into(),
+        blind: None,
+    });
+    let reason = &struck(&plan).reason;
+    assert!(reason.starts_with("Failed to load rwsem_down_write_slowpath__f"), "{reason}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_hook_that_cannot_be_attached_is_skipped_and_the_others_work() {
+    let (plan, _) = started_with(Hook {
+        function: "up",
+        variant: Some("no_function_of_any_kernel".into()),
+        families: vec![crate::model::Family::Semaphore],
+        backend: Some(Backend::Kprobe),
+        reason: "single".into(),
+        blind: None,
+    });
+    let reason = &struck(&plan).reason;
+    assert!(reason.starts_with("Failed to attach up: "), "{reason}");
+}
