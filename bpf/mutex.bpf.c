@@ -21,6 +21,13 @@ ACQUIRE_FN(3, mutex_lock_killable, KIND_MUTEX, acquired_if_zero)
 ACQUIRE_FN(4, mutex_trylock, KIND_MUTEX, acquired_if_true)
 RELEASE_FN(mutex_unlock, KIND_MUTEX)
 
+/* CONFIG_DEBUG_LOCK_ALLOC: mutex_lock() and its like are macros around these, mutex_lock_io() too. */
+ACQUIRE_FN_OF(26, mutex_lock_nested, KIND_MUTEX, 2, acquired_always)
+ACQUIRE_FN_OF(27, mutex_lock_interruptible_nested, KIND_MUTEX, 2, acquired_if_zero)
+ACQUIRE_FN_OF(28, mutex_lock_killable_nested, KIND_MUTEX, 2, acquired_if_zero)
+ACQUIRE_FN_OF(29, mutex_lock_io_nested, KIND_MUTEX, 2, acquired_always)
+ACQUIRE_FN_OF(30, _mutex_lock_nest_lock, KIND_MUTEX, 2, acquired_always)
+
 /* ww_mutex_unlock() calls mutex_unlock(). */
 ACQUIRE_FN_OF(12, ww_mutex_lock, KIND_MUTEX, 2, acquired_if_zero)
 ACQUIRE_FN_OF(13, ww_mutex_lock_interruptible, KIND_MUTEX, 2, acquired_if_zero)

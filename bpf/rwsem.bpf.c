@@ -20,6 +20,15 @@ ACQUIRE_FN(10, down_read_killable, KIND_RWSEM_READ, acquired_if_zero)
 ACQUIRE_FN(11, down_read_trylock, KIND_RWSEM_READ, acquired_if_true)
 RELEASE_FN(up_read, KIND_RWSEM_READ)
 
+/* CONFIG_DEBUG_LOCK_ALLOC; elsewhere these are macros for the functions above. */
+ACQUIRE_FN_OF(31, down_write_nested, KIND_RWSEM_WRITE, 2, acquired_always)
+ACQUIRE_FN_OF(32, down_write_killable_nested, KIND_RWSEM_WRITE, 2, acquired_if_zero)
+ACQUIRE_FN_OF(33, _down_write_nest_lock, KIND_RWSEM_WRITE, 2, acquired_always)
+ACQUIRE_FN_OF(34, down_read_nested, KIND_RWSEM_READ, 2, acquired_always)
+ACQUIRE_FN_OF(35, down_read_killable_nested, KIND_RWSEM_READ, 2, acquired_if_zero)
+ACQUIRE_FN(36, down_read_non_owner, KIND_RWSEM_READ, acquired_always)
+RELEASE_FN(up_read_non_owner, KIND_RWSEM_READ)
+
 /* The write hold ends and a read hold of the same task begins. */
 static __always_inline int downgraded(__u64 addr)
 {

@@ -41,11 +41,12 @@ impl LockFn {
     ///
     /// A return probe then needs an instance per sleeping task, of all processes.
     pub fn sleeps(&self) -> bool {
-        const NEVER: [&str; 12] = [
+        const NEVER: [&str; 13] = [
             "futex_wake",
             "mutex_unlock",
             "up_write",
             "up_read",
+            "up_read_non_owner",
             "downgrade_write",
             "rt_mutex_unlock",
             "rt_spin_unlock",
@@ -187,6 +188,47 @@ pub const FUNCTIONS: &[LockFn] = &[
     hold("rt_mutex_lock_killable", LockKind::RtMutex, "killable rt_mutex acquisitions").optional(),
     hold("rt_mutex_trylock", LockKind::RtMutex, "rt_mutex acquisitions by trylock"),
     hold("rt_mutex_unlock", LockKind::RtMutex, "rt_mutex hold times"),
+    // CONFIG_DEBUG_LOCK_ALLOC: kernel/locking/mutex.c, rwsem.c, spinlock.c
+    hold("mutex_lock_nested", LockKind::Mutex, "mutex acquisitions").optional(),
+    hold("mutex_lock_interruptible_nested", LockKind::Mutex, "interruptible mutex acquisitions").optional(),
+    hold("mutex_lock_killable_nested", LockKind::Mutex, "killable mutex acquisitions").optional(),
+    hold("mutex_lock_io_nested", LockKind::Mutex, "mutex acquisitions by mutex_lock_io").optional(),
+    hold("_mutex_lock_nest_lock", LockKind::Mutex, "mutex acquisitions by mutex_lock_nest_lock").optional(),
+    hold("down_write_nested", LockKind::RwsemWrite, "nested rw_semaphore acquisitions for writing")
+        .optional(),
+    hold(
+        "down_write_killable_nested",
+        LockKind::RwsemWrite,
+        "killable nested rw_semaphore acquisitions for writing",
+    )
+    .optional(),
+    hold(
+        "_down_write_nest_lock",
+        LockKind::RwsemWrite,
+        "rw_semaphore acquisitions for writing by down_write_nest_lock",
+    )
+    .optional(),
+    hold("down_read_nested", LockKind::RwsemRead, "nested rw_semaphore acquisitions for reading").optional(),
+    hold(
+        "down_read_killable_nested",
+        LockKind::RwsemRead,
+        "killable nested rw_semaphore acquisitions for reading",
+    )
+    .optional(),
+    hold(
+        "down_read_non_owner",
+        LockKind::RwsemRead,
+        "rw_semaphore acquisitions for reading without an owner",
+    )
+    .optional(),
+    hold("up_read_non_owner", LockKind::RwsemRead, "rw_semaphore read holds without an owner").optional(),
+    hold("_raw_spin_lock_nested", LockKind::Spinlock, "nested spinlock acquisitions").spins().optional(),
+    hold("_raw_spin_lock_irqsave_nested", LockKind::Spinlock, "nested spinlock acquisitions by lock_irqsave")
+        .spins()
+        .optional(),
+    hold("_raw_spin_lock_nest_lock", LockKind::Spinlock, "spinlock acquisitions by spin_lock_nest_lock")
+        .spins()
+        .optional(),
     // kernel/locking/spinlock_rt.c: PREEMPT_RT
     hold("rt_spin_lock", LockKind::Spinlock, "spinlock acquisitions").optional(),
     hold("rt_spin_trylock", LockKind::Spinlock, "spinlock acquisitions by trylock").optional(),

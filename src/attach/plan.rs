@@ -86,10 +86,13 @@ impl Plan {
     pub fn new(facts: &Facts, wishes: &Wishes) -> Plan {
         let mut hooks = Vec::new();
         for function in catalog::functions_for(&wishes.hold, wishes.file_locks) {
-            let absent = |name| facts.functions.get(name).is_none_or(|about| !about.in_kallsyms);
-            let has_variant = |name| facts.functions.get(name).is_some_and(|about| about.variant.is_some());
+            let absent = |name: &str| facts.functions.get(name).is_none_or(|about| !about.in_kallsyms);
+            let has_variant =
+                |name: &str| facts.functions.get(name).is_some_and(|about| about.variant.is_some());
             // PREEMPT_RT has other functions for the same locks; what nothing shows there is said below.
-            let elsewhere = (function.optional || facts.realtime)
+            // With CONFIG_DEBUG_LOCK_ALLOC it is a macro for this one.
+            let nested = format!("{}_nested", function.name);
+            let elsewhere = (function.optional || facts.realtime || !absent(&nested))
                 && absent(function.name)
                 && !(function.by_suffix && has_variant(function.name));
             // One line is enough to say that holds can not be timed without their end.

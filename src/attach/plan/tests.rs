@@ -171,6 +171,23 @@ fn holds_of_spinlocks_need_an_unlock_that_is_not_inlined() {
 }
 
 #[test]
+fn a_debug_kernels_nested_variants_stand_for_the_functions_that_are_macros_there() {
+    let macros = ["mutex_lock", "mutex_lock_interruptible", "mutex_lock_killable"];
+    let mut facts = kernel();
+    for name in macros {
+        function(&mut facts, name).in_kallsyms = false;
+    }
+    let wishes = Wishes { hold: vec![Family::Mutex], ..Wishes::default() };
+    let plan = Plan::new(&facts, &wishes);
+    assert!(plan.hooks.iter().all(|hook| !macros.contains(&hook.function)), "nothing is missing");
+    assert_eq!(hook(&plan, "mutex_lock_nested").backend, Some(Backend::Fentry));
+    // Without a variant it is missing, and said to be.
+    function(&mut facts, "mutex_lock_nested").in_kallsyms = false;
+    let plan = Plan::new(&facts, &wishes);
+    assert_eq!(hook(&plan, "mutex_lock").blind.as_deref(), Some("mutex acquisitions"));
+}
+
+#[test]
 fn a_forced_method_is_the_only_one() {
     let facts = kernel();
     for (only, allowed) in [
