@@ -8,27 +8,7 @@
  * Not contended_release (7.3): it comes after the owner word was cleared, when the next owner may have said
  * contention_end already, and switching it on makes every unlock of every spinlock a call (kernels.md).
  */
-#include "core.bpf.h"
-
-static __always_inline void released_while_waited_for(__u64 addr, __u32 kind)
-{
-	struct lock_key key = { .addr = addr, .tgid = 0, .kind = kind };
-	struct lock_stats *stats = bpf_map_lookup_elem(&locks, &key);
-
-	if (stats && stats->waiting)
-		__sync_fetch_and_add(&stats->contended_releases, 1);
-}
-
-/* Both sides of a reader-writer lock, for whom waits which is known only there. */
-static __always_inline int contended_release(__u64 addr, __u32 kind, __u32 other_side)
-{
-	if (!active)
-		return 0;
-	released_while_waited_for(addr, kind);
-	if (other_side != kind)
-		released_while_waited_for(addr, other_side);
-	return 0;
-}
+#include "release.bpf.h"
 
 #define CONTENDED_RELEASE_FN(fn, kind, other_side) \
 	SEC("?fentry/" #fn) \

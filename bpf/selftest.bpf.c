@@ -4,6 +4,8 @@
  * src/bpf/selftest.rs only.
  */
 #include "hold.bpf.h"
+#include "owner.bpf.h"
+#include "release.bpf.h"
 #include "spinhold.bpf.h"
 
 enum { SELFTEST_ACQUIRE, SELFTEST_RELEASE };
@@ -51,6 +53,28 @@ int wait__selftest(struct bpf_raw_tracepoint_args *ctx)
 	if (ctx->args[0] == SELFTEST_ACQUIRE)
 		return wait_begin(ctx, addr, kind, WAIT_KERNEL);
 	return wait_end(addr, ACQUIRED, WAIT_KERNEL);
+}
+
+/* (lock, kind): released by whoever runs this. */
+SEC("?raw_tp/selftest")
+int release__selftest(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 kind = ctx->args[1];
+
+	return contended_release(ctx->args[0], kind, kind);
+}
+
+/* (lock, kind, tid): a wait begins while that task owns the lock. */
+SEC("?raw_tp/selftest")
+int owner__selftest(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct lock_key lock = { .addr = ctx->args[0], .tgid = 0, .kind = ctx->args[1] };
+	struct owner owner = { .state = OWNER_TASK, .tid = ctx->args[2], .tgid = 1 };
+	struct counters *c = this_cpu_counters();
+
+	if (c)
+		owned_by(c, &lock, &owner);
+	return 0;
 }
 
 enum { SELFTEST_RACED, SELFTEST_DEEP };

@@ -3,6 +3,7 @@
 
 mod files;
 mod holds;
+mod releases;
 mod spins;
 
 use super::load::{Settings, Targets, Tracer};
