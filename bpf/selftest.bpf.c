@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Entry points for BPF_PROG_TEST_RUN: what the hooks do, without a hook. Never attached; loaded by
- * src/bpf/selftest.rs only.
+ * src/bpf/selftest/ only.
  */
 #include "hold.bpf.h"
 #include "owner.bpf.h"

@@ -2,7 +2,7 @@
 
 use super::table::write_wrapped;
 use super::text::{clean, elide, pad_left, pad_right, width, wrap};
-use crate::model::{Backend, EndReason, Family, Owner, Profile, TargetKind, Thread};
+use crate::model::{Backend, EndReason, Family, Owner, Profile, TargetKind};
 use crate::units::{count, duration, percent};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -126,8 +126,7 @@ pub(super) fn write_in_flight(profile: &Profile, columns: usize, out: &mut dyn W
     waiters.sort_by_key(|(_, wait)| (std::cmp::Reverse(wait.age_ns), wait.tid));
     writeln!(out, "{}", elide("Still waiting when the profile stopped:", columns))?;
     let listed = &waiters[..waiters.len().min(LISTED_WAITERS)];
-    let threads: Vec<String> =
-        listed.iter().map(|(_, wait)| format!("{} (tid {})", clean(&wait.comm), wait.tid)).collect();
+    let threads: Vec<String> = listed.iter().map(|(_, wait)| named(&wait.comm, wait.tid)).collect();
     // Neither side may squeeze out the other.
     let thread_width = threads.iter().map(|thread| width(thread)).max().unwrap_or(0).min((columns - 12) / 2);
     for ((lock, wait), thread) in listed.iter().zip(&threads) {
@@ -149,14 +148,14 @@ pub(super) fn write_in_flight(profile: &Profile, columns: usize, out: &mut dyn W
 
 fn owned_by(owner: &Owner) -> String {
     match owner {
-        Owner::Task(thread) => format!("it began while {} owned it", named(thread)),
+        Owner::Task(thread) => format!("it began while {} owned it", named(&thread.comm, thread.tid)),
         Owner::Readers => "it began while readers held it".to_string(),
         Owner::Nobody => "it began while nobody owned it".to_string(),
     }
 }
 
-fn named(thread: &Thread) -> String {
-    format!("{} (tid {})", clean(&thread.comm), thread.tid)
+fn named(comm: &str, tid: u32) -> String {
+    format!("{} (tid {tid})", clean(comm))
 }
 
 /// Who owned the locks that were waited for most, at the moments when waits began.
@@ -168,8 +167,12 @@ pub(super) fn write_owners(profile: &Profile, columns: usize, out: &mut dyn Writ
     }
     writeln!(out, "{}", elide("Owners when waits began:", columns))?;
     for (lock, owners) in owned {
-        let mut parts: Vec<(u64, String)> =
-            owners.tasks.iter().take(NAMED_OWNERS).map(|(thread, waits)| (*waits, named(thread))).collect();
+        let mut parts: Vec<(u64, String)> = owners
+            .tasks
+            .iter()
+            .take(NAMED_OWNERS)
+            .map(|(thread, waits)| (*waits, named(&thread.comm, thread.tid)))
+            .collect();
         let rest: u64 = owners.tasks.iter().skip(NAMED_OWNERS).map(|(_, waits)| waits).sum();
         let others = owners.tasks.len().saturating_sub(NAMED_OWNERS);
         parts.push((rest, format!("{others} more")));
