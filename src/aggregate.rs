@@ -2,7 +2,7 @@
 
 use crate::model::{
     Frame, Hist, HookLine, InFlight, Lock, LockId, Meta, Owners, Profile, RawCapture, RawFrames, RawStack,
-    SCHEMA, Site, SiteId, Space, Stack, StackRef, WaitStats, Wakes,
+    Releaser, SCHEMA, Site, SiteId, Space, Stack, StackRef, Wakes,
 };
 use std::collections::HashMap;
 
@@ -66,26 +66,32 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
 
     for (id, wait) in &capture.sites {
         let (kernel_stack, user_stack) = table.of_site(id);
-        let lock = locks.entry(id.lock).or_insert_with(|| empty(id.lock));
+        let lock = locks.entry(id.lock).or_insert_with(|| Lock::new(id.lock.kind, id.lock.addr, id.lock.pid));
         lock.wait.merge(wait);
-        lock.sites.push(Site { pid: id.pid, kernel_stack, user_stack, wait: *wait });
+        lock.sites.push(Site { pid: id.pid, kernel_stack, user_stack, futex: id.futex, wait: *wait });
     }
     for wait in &capture.in_flight {
         let (kernel_stack, user_stack) = table.of_site(&wait.site);
         let begin_ns = wait.begin_ns.max(capture.start_ns);
-        locks.entry(wait.site.lock).or_insert_with(|| empty(wait.site.lock)).in_flight.push(InFlight {
-            pid: wait.site.pid,
-            tid: wait.tid,
-            comm: wait.comm.clone(),
-            age_ns: capture.stop_ns.saturating_sub(begin_ns),
-            owner: wait.owner.clone(),
-            kernel_stack,
-            user_stack,
-        });
+        locks
+            .entry(wait.site.lock)
+            .or_insert_with(|| Lock::new(wait.site.lock.kind, wait.site.lock.addr, wait.site.lock.pid))
+            .in_flight
+            .push(InFlight {
+                pid: wait.site.pid,
+                tid: wait.tid,
+                comm: wait.comm.clone(),
+                age_ns: capture.stop_ns.saturating_sub(begin_ns),
+                owner: wait.owner.clone(),
+                kernel_stack,
+                user_stack,
+                futex: wait.site.futex,
+                from_before: wait.from_before,
+            });
     }
     for (id, hold) in &capture.holds {
         // Acquired, and nobody ever waited: still a lock of this profile.
-        locks.entry(*id).or_insert_with(|| empty(*id)).hold = Some(*hold);
+        locks.entry(*id).or_insert_with(|| Lock::new(id.kind, id.addr, id.pid)).hold = Some(*hold);
     }
     for (id, raw) in &capture.locks {
         // A futex that was only woken is no contended lock.
@@ -103,10 +109,22 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
             owners.readers = raw.begun_read_owned;
         }
         if id.kind.is_user() {
-            lock.wakes = Some(Wakes { calls: raw.wake_calls, woken: raw.woken });
+            lock.wakes = Some(Wakes { calls: raw.wake_calls, woken: raw.woken, all: raw.wake_all_calls });
+            lock.several_waiters = raw.several_waiters;
         }
     }
 
+    for (id, hold) in &capture.contended_holds {
+        if let Some(lock) = locks.get_mut(id) {
+            lock.contended_hold = Some(*hold);
+        }
+    }
+    for (id, waker, wakee_tid, stack, woken) in &capture.releasers {
+        let Some(lock) = locks.get_mut(id) else { continue };
+        let user_stack = table.stack(*stack, Space::User, Some(waker.pid));
+        let (waker, wakee_tid, woken) = (waker.clone(), *wakee_tid, *woken);
+        lock.releasers.push(Releaser { waker, wakee_tid, user_stack, woken });
+    }
     for (id, thread, waits) in &capture.owners {
         let Some(lock) = locks.get_mut(id) else { continue };
         lock.owners.get_or_insert_default().tasks.push((thread.clone(), *waits));
@@ -127,24 +145,6 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
     }
 }
 
-fn empty(id: LockId) -> Lock {
-    Lock {
-        kind: id.kind,
-        addr: id.addr,
-        pid: id.pid,
-        name: None,
-        call_site: None,
-        wait: WaitStats::default(),
-        hist: None,
-        hold: None,
-        wakes: None,
-        contended_releases: None,
-        owners: None,
-        sites: Vec::new(),
-        in_flight: Vec::new(),
-    }
-}
-
 /// See raise_max() in bpf/core.bpf.h: the histogram corrects a maximum that lost a race.
 fn at_least(max: Option<u64>, low: Option<u64>) -> Option<u64> {
     max.map(|max| max.max(low.unwrap_or(0)))
@@ -153,7 +153,7 @@ fn at_least(max: Option<u64>, low: Option<u64>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EndReason, LockKind, RawLock, RawWait, Target, TargetKind, bucket_of};
+    use crate::model::{EndReason, LockKind, RawLock, RawWait, Target, TargetKind, WaitStats, bucket_of};
 
     fn meta() -> Meta {
         Meta {
@@ -183,7 +183,13 @@ mod tests {
     }
 
     fn site(addr: u64, pid: u32, kernel: u64) -> SiteId {
-        SiteId { lock: lock(addr), pid, kernel_stack: RawStack::Id(kernel), user_stack: RawStack::NotTaken }
+        SiteId {
+            lock: lock(addr),
+            pid,
+            kernel_stack: RawStack::Id(kernel),
+            user_stack: RawStack::NotTaken,
+            futex: None,
+        }
     }
 
     fn frames(pcs: &[u64]) -> RawFrames {
@@ -230,6 +236,7 @@ mod tests {
                 comm: "t".into(),
                 begin_ns: 500,
                 owner: None,
+                from_before: false,
             }],
             stop_ns: 1500,
             ..Default::default()
@@ -255,6 +262,7 @@ mod tests {
             pid,
             kernel_stack: RawStack::NotTaken,
             user_stack: RawStack::Id(10),
+            futex: None,
         };
         let capture = RawCapture {
             sites: vec![(of(7), waits(1, 1)), (of(8), waits(1, 1))],

@@ -270,19 +270,9 @@ fn lock(kind: LockKind, addr: u64, pid: u32) -> Lock {
         false => (StackRef::NotTaken, StackRef::Stack(0)),
     };
     Lock {
-        kind,
-        addr,
-        pid: kind.is_user().then_some(pid),
-        name: None,
-        call_site: None,
         wait,
-        hist: None,
-        hold: None,
-        wakes: None,
-        contended_releases: None,
-        owners: None,
-        sites: vec![Site { pid, kernel_stack: kernel, user_stack: user, wait }],
-        in_flight: Vec::new(),
+        sites: vec![Site { pid, kernel_stack: kernel, user_stack: user, futex: None, wait }],
+        ..Lock::new(kind, addr, kind.is_user().then_some(pid))
     }
 }
 

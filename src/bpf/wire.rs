@@ -62,6 +62,7 @@ pub fn site_id(key: &types::site_key) -> Option<SiteId> {
         pid: key.tgid,
         kernel_stack: raw_stack(key.kernel_stack),
         user_stack: raw_stack(key.user_stack),
+        futex: None,
     })
 }
 
@@ -84,6 +85,8 @@ pub fn raw_lock(wire: &types::lock_stats) -> RawLock {
         hist: wire.hist.to_vec(),
         wake_calls: wire.wake_calls,
         woken: wire.woken,
+        wake_all_calls: 0,
+        several_waiters: false,
         contended_releases: wire.contended_releases,
         begun_unowned: wire.begun_unowned,
         begun_read_owned: wire.begun_read_owned,
@@ -121,6 +124,7 @@ pub fn raw_wait(key: &types::wait_key, wire: &types::wait) -> Option<RawWait> {
         comm: comm(&wire.comm),
         begin_ns: wire.begin_ns,
         owner: owner(&wire.owner),
+        from_before: false,
     })
 }
 
@@ -133,6 +137,7 @@ pub fn spin_waits(wire: &types::spin_waits) -> Vec<RawWait> {
             comm: comm(&wait.comm),
             begin_ns: wait.begin_ns,
             owner: None,
+            from_before: false,
         })
     });
     waits.collect()

@@ -25,6 +25,7 @@ pub struct SiteId {
     pub pid: u32,
     pub kernel_stack: RawStack,
     pub user_stack: RawStack,
+    pub futex: Option<super::FutexCall>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct RawLock {
     pub hist: Vec<u32>,
     pub wake_calls: u64,
     pub woken: u64,
+    pub wake_all_calls: u64,
+    pub several_waiters: bool,
     pub contended_releases: u64,
     /// Waits that began while no task owned it, and while readers did.
     pub begun_unowned: u64,
@@ -46,6 +49,7 @@ pub struct RawWait {
     pub comm: String,
     pub begin_ns: u64,
     pub owner: Option<super::Owner>,
+    pub from_before: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +68,10 @@ pub struct RawCapture {
     pub holds: HashMap<LockId, super::HoldStats>,
     /// Per lock and thread: waits that began while it was the owner.
     pub owners: Vec<(LockId, super::Thread, u64)>,
+    /// Holds of futexes that began with a wait.
+    pub contended_holds: HashMap<LockId, super::HoldStats>,
+    /// Per lock: waker, tid of the woken thread, the waker's stack, how often.
+    pub releasers: Vec<(LockId, super::Thread, u32, RawStack, u64)>,
     /// Kinds of which contended releases are seen.
     pub kinds_with_releases: Vec<LockKind>,
     pub stacks: HashMap<u64, RawFrames>,

@@ -1,6 +1,6 @@
 //! A lock, its waits and its holds.
 
-use super::{Hist, Owner, Owners, StackRef};
+use super::{FutexCall, FutexClass, FutexLock, Hist, LockPlace, Owner, Owners, Releaser, StackRef};
 use serde::{Deserialize, Serialize};
 
 /// What kind of lock, and for reader-writer locks which side of it waited.
@@ -213,6 +213,9 @@ impl HoldStats {
 pub struct Wakes {
     pub calls: u64,
     pub woken: u64,
+    /// The calls among them that asked for everybody.
+    #[serde(default)]
+    pub all: u64,
 }
 
 /// One place that waits for a lock: its kernel and user stacks, in one process.
@@ -221,6 +224,9 @@ pub struct Site {
     pub pid: u32,
     pub kernel_stack: StackRef,
     pub user_stack: StackRef,
+    /// What the waiting call asked for; `None` for kernel locks.
+    #[serde(default)]
+    pub futex: Option<FutexCall>,
     pub wait: WaitStats,
 }
 
@@ -237,6 +243,11 @@ pub struct InFlight {
     pub owner: Option<Owner>,
     pub kernel_stack: StackRef,
     pub user_stack: StackRef,
+    #[serde(default)]
+    pub futex: Option<FutexCall>,
+    /// It was waiting already when the profile started.
+    #[serde(default)]
+    pub from_before: bool,
 }
 
 /// One lock: an address and a kind (the two sides of an rwsem are two rows), per process for futexes.
@@ -263,13 +274,71 @@ pub struct Lock {
     /// `None` for a lock that keeps no owner.
     #[serde(default)]
     pub owners: Option<Owners>,
+    /// What kind of wait; `None` for kernel locks.
+    #[serde(default)]
+    pub futex: Option<FutexLock>,
+    /// `None` for kernel locks, and where nothing is known about the address.
+    #[serde(default)]
+    pub place: Option<LockPlace>,
+    /// How many addresses this row stands for: locks on the heap are one row for each contention site.
+    #[serde(default = "one")]
+    pub addresses: u64,
+    /// More than one thread has waited for it.
+    #[serde(default)]
+    pub several_waiters: bool,
+    /// Holds of a user lock that began with a wait, from its end to the holder's own wake; `None` where
+    /// none was seen. Holds without a wait never reach the kernel.
+    #[serde(default)]
+    pub contended_hold: Option<HoldStats>,
+    /// Most frequent first.
+    #[serde(default)]
+    pub releasers: Vec<Releaser>,
     /// Longest total wait first.
     pub sites: Vec<Site>,
     /// Oldest first.
     pub in_flight: Vec<InFlight>,
 }
 
+fn one() -> u64 {
+    1
+}
+
 impl Lock {
+    /// Without waits.
+    pub fn new(kind: LockKind, addr: u64, pid: Option<u32>) -> Lock {
+        Lock {
+            kind,
+            addr,
+            pid,
+            name: None,
+            call_site: None,
+            wait: WaitStats::default(),
+            hist: None,
+            hold: None,
+            wakes: None,
+            contended_releases: None,
+            owners: None,
+            futex: None,
+            place: None,
+            addresses: 1,
+            several_waiters: false,
+            contended_hold: None,
+            releasers: Vec::new(),
+            sites: Vec::new(),
+            in_flight: Vec::new(),
+        }
+    }
+
+    /// Whether its waits are contention: of kernel locks always, of futexes when they are locks.
+    pub fn is_contention(&self) -> bool {
+        self.futex.is_none_or(|futex| futex.class == FutexClass::Lock)
+    }
+
+    /// For the TYPE column.
+    pub fn type_name(&self) -> &'static str {
+        self.futex.map_or(self.kind.name(), |futex| futex.kind.short_name(futex.side))
+    }
+
     pub fn in_flight_ns(&self) -> u64 {
         self.in_flight.iter().map(|w| w.age_ns).sum()
     }
@@ -313,13 +382,37 @@ impl Lock {
             (mine, theirs) => mine.or(theirs),
         };
         for site in other.sites {
-            let key = |site: &Site| (site.pid, site.kernel_stack, site.user_stack);
+            let key = |site: &Site| (site.pid, site.kernel_stack, site.user_stack, site.futex);
             match self.sites.iter_mut().find(|mine| key(mine) == key(&site)) {
                 Some(mine) => mine.wait.merge(&site.wait),
                 None => self.sites.push(site),
             }
         }
         self.in_flight.extend(other.in_flight);
+        self.several_waiters |= other.several_waiters;
+        self.wakes = match (self.wakes, other.wakes) {
+            (Some(a), Some(b)) => {
+                Some(Wakes { calls: a.calls + b.calls, woken: a.woken + b.woken, all: a.all + b.all })
+            }
+            (mine, theirs) => mine.or(theirs),
+        };
+        self.contended_hold = match (self.contended_hold, other.contended_hold) {
+            (Some(mut mine), Some(theirs)) => {
+                mine.merge(&theirs);
+                Some(mine)
+            }
+            (mine, theirs) => mine.or(theirs),
+        };
+        for theirs in other.releasers {
+            let same = |mine: &&mut Releaser| {
+                (mine.waker.tid, mine.wakee_tid, mine.user_stack)
+                    == (theirs.waker.tid, theirs.wakee_tid, theirs.user_stack)
+            };
+            match self.releasers.iter_mut().find(same) {
+                Some(mine) => mine.woken += theirs.woken,
+                None => self.releasers.push(theirs),
+            }
+        }
     }
 
     /// Puts locks, their sites and their ongoing waits in the order of a profile.
@@ -327,7 +420,15 @@ impl Lock {
         for lock in locks.iter_mut() {
             lock.sites.sort_by_key(|site| {
                 let waited = site.wait.wait_total_ns + site.wait.aborted_total_ns;
-                (std::cmp::Reverse(waited), site.pid, site.kernel_stack, site.user_stack)
+                (std::cmp::Reverse(waited), site.pid, site.kernel_stack, site.user_stack, site.futex)
+            });
+            lock.releasers.sort_by_key(|releaser| {
+                (
+                    std::cmp::Reverse(releaser.woken),
+                    releaser.waker.tid,
+                    releaser.wakee_tid,
+                    releaser.user_stack,
+                )
             });
             lock.in_flight.sort_by_key(|wait| (std::cmp::Reverse(wait.age_ns), wait.tid));
         }

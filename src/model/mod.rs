@@ -6,6 +6,7 @@
 //! is `None`, never 0.
 
 mod capture;
+mod futex;
 mod hist;
 mod lock;
 mod owner;
@@ -13,6 +14,10 @@ mod profile;
 mod stack;
 
 pub use capture::{LockId, RawCapture, RawFrames, RawLock, RawStack, RawWait, SiteId};
+pub use futex::{
+    FutexCall, FutexClass, FutexKind, FutexLock, FutexOp, FutexPlace, FutexValue, FutexWords, LockPlace,
+    ParkToken, Releaser, Side,
+};
 pub use hist::{BUCKETS, Hist, bucket_of, bucket_range};
 pub use lock::{Family, HoldStats, InFlight, Lock, LockKind, Site, WaitStats, Wakes};
 pub use owner::{Owner, Owners, Thread};

@@ -683,12 +683,22 @@ mod tests {
         let wait =
             WaitStats { contended: u64::from(wait_ns > 0), wait_total_ns: wait_ns, ..Default::default() };
         let kernel_stack = StackRef::Stack(stack);
-        Site { pid: 1, kernel_stack, user_stack: StackRef::NotTaken, wait }
+        Site { pid: 1, kernel_stack, user_stack: StackRef::NotTaken, futex: None, wait }
     }
 
     fn ongoing(stack: u32, age_ns: u64) -> InFlight {
         let (kernel_stack, user_stack) = (StackRef::Stack(stack), StackRef::NotTaken);
-        InFlight { pid: 1, tid: 1, comm: "x".to_string(), age_ns, owner: None, kernel_stack, user_stack }
+        InFlight {
+            pid: 1,
+            tid: 1,
+            comm: "x".to_string(),
+            age_ns,
+            owner: None,
+            kernel_stack,
+            user_stack,
+            futex: None,
+            from_before: false,
+        }
     }
 
     #[test]

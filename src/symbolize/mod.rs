@@ -115,21 +115,7 @@ mod tests {
     use crate::model::*;
 
     pub fn lock(kind: LockKind, addr: u64) -> Lock {
-        Lock {
-            kind,
-            addr,
-            pid: None,
-            name: None,
-            call_site: None,
-            wait: WaitStats::default(),
-            hist: None,
-            hold: None,
-            wakes: None,
-            contended_releases: None,
-            owners: None,
-            sites: Vec::new(),
-            in_flight: Vec::new(),
-        }
+        Lock::new(kind, addr, None)
     }
 
     pub fn empty_profile() -> Profile {
@@ -183,6 +169,7 @@ mod tests {
             pid: 1,
             kernel_stack: StackRef::Stack(0),
             user_stack: StackRef::NotTaken,
+            futex: None,
             wait: WaitStats { contended: 1, wait_total_ns: 5, ..WaitStats::default() },
         }];
         profile.locks = vec![lock];

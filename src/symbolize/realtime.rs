@@ -127,6 +127,7 @@ mod tests {
                 pid: 1,
                 kernel_stack: StackRef::Stack(index as u32),
                 user_stack: StackRef::NotTaken,
+                futex: None,
                 wait,
             });
         }

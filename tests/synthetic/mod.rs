@@ -74,6 +74,12 @@ fn lock(kind: LockKind, addr: u64, name: Option<&str>, call_site: Option<&str>) 
         wakes: None,
         contended_releases: None,
         owners: None,
+        futex: None,
+        place: None,
+        addresses: 1,
+        several_waiters: false,
+        contended_hold: None,
+        releasers: Vec::new(),
         sites: Vec::new(),
         in_flight: Vec::new(),
     }
@@ -84,7 +90,7 @@ fn thread(tid: u32, comm: &str) -> Thread {
 }
 
 fn site(kernel_stack: StackRef, user_stack: StackRef, wait: WaitStats) -> Site {
-    Site { pid: 4242, kernel_stack, user_stack, wait }
+    Site { pid: 4242, kernel_stack, user_stack, futex: None, wait }
 }
 
 fn hook(
@@ -219,6 +225,8 @@ pub fn profile() -> Profile {
     hung.owners = Some(Owners { nobody: 1, readers: 0, tasks: vec![(thread(4249, "demo-main"), 1)] });
     hung.in_flight = vec![
         InFlight {
+            futex: None,
+            from_before: false,
             pid: 4242,
             tid: 4250,
             comm: "demo-io-0".into(),
@@ -228,6 +236,8 @@ pub fn profile() -> Profile {
             user_stack: StackRef::Lost,
         },
         InFlight {
+            futex: None,
+            from_before: false,
             pid: 4242,
             tid: 4251,
             comm: "demo-io-1".into(),
@@ -248,7 +258,7 @@ pub fn profile() -> Profile {
     let (wait, hist) = waits(&values);
     cache.wait = wait;
     cache.hist = Some(hist);
-    cache.wakes = Some(Wakes { calls: 1522, woken: 1401 });
+    cache.wakes = Some(Wakes { calls: 1522, woken: 1401, all: 0 });
     let (at_cache, _) = waits(&values[..1200]);
     let (at_bare, _) = waits(&values[1200..]);
     cache.sites =
