@@ -47,39 +47,68 @@ static __always_inline __u64 fexit_return(const __u64 *ctx, __u32 nargs)
 	return value;
 }
 
-/* The number of the system call being left: sys_exit does not pass it. */
-static __always_inline __u32 syscall_nr(const struct pt_regs *regs)
+/* A system call, by the registers saved at its entry. */
+struct syscall {
+	__u64 args[5];
+	__u64 sp;
+	__u32 nr;
+	/* Through the 32-bit entry, whose numbers are another table. */
+	__u32 compat;
+};
+
+/* Where the current task's registers are while it is in the kernel: uppermost on its kernel stack. */
+static __always_inline const struct pt_regs *saved_registers(void)
 {
-#if defined(__TARGET_ARCH_x86)
-	return BPF_CORE_READ(regs, orig_ax);
-#elif defined(__TARGET_ARCH_arm64)
-	return BPF_CORE_READ(regs, syscallno);
-#endif
+	if (cfg.have_task_pt_regs)
+		return (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	/* Before 5.15 by hand. THREAD_SIZE, 16 KB on x86-64 (without KASAN) and arm64 with 4 KB pages; the
+	 * padding that kernels with FRED have above them came later. */
+	const struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, stack) + 16384 - bpf_core_type_size(struct pt_regs);
 }
 
-/* The arguments of a system call in the registers saved at its entry. */
-static __always_inline void syscall_args(const struct pt_regs *regs, __u64 *uaddr, __u32 *op)
-{
-#if defined(__TARGET_ARCH_x86)
-	*uaddr = BPF_CORE_READ(regs, di);
-	*op = BPF_CORE_READ(regs, si);
-#elif defined(__TARGET_ARCH_arm64)
-	*uaddr = BPF_CORE_READ(regs, regs[0]);
-	*op = BPF_CORE_READ(regs, regs[1]);
-#endif
-}
-
-/* A system call through the 32-bit entry: its numbers are another table. */
-static __always_inline bool is_compat_syscall(const struct pt_regs *regs)
+static __always_inline void read_syscall(const struct pt_regs *regs, struct syscall *call)
 {
 #if defined(__TARGET_ARCH_x86)
 	/* TS_COMPAT of arch/x86/include/asm/thread_info.h; a 64-bit program's int $0x80 too. */
-	struct task_struct *task = (void *)bpf_get_current_task();
+	const struct task_struct *task = (void *)bpf_get_current_task();
 
-	return BPF_CORE_READ(task, thread_info.status) & 0x2;
+	call->compat = (BPF_CORE_READ(task, thread_info.status) & 0x2) != 0;
+	call->nr = BPF_CORE_READ(regs, orig_ax);
+	call->sp = BPF_CORE_READ(regs, sp);
+	call->args[2] = BPF_CORE_READ(regs, dx);
+	if (call->compat) {
+		call->args[0] = (__u32)BPF_CORE_READ(regs, bx);
+		call->args[1] = (__u32)BPF_CORE_READ(regs, cx);
+		call->args[2] = (__u32)call->args[2];
+		call->args[3] = (__u32)BPF_CORE_READ(regs, si);
+		call->args[4] = (__u32)BPF_CORE_READ(regs, di);
+	} else {
+		call->args[0] = BPF_CORE_READ(regs, di);
+		call->args[1] = BPF_CORE_READ(regs, si);
+		call->args[3] = BPF_CORE_READ(regs, r10);
+		call->args[4] = BPF_CORE_READ(regs, r8);
+	}
 #elif defined(__TARGET_ARCH_arm64)
 	/* PSR_MODE32_BIT of arch/arm64/include/uapi/asm/ptrace.h */
-	return BPF_CORE_READ(regs, pstate) & 0x10;
+	call->compat = (BPF_CORE_READ(regs, pstate) & 0x10) != 0;
+	call->nr = BPF_CORE_READ(regs, syscallno);
+	call->sp = BPF_CORE_READ(regs, sp);
+	for (int i = 0; i < 5; i++)
+		call->args[i] = BPF_CORE_READ(regs, regs[i]);
+#endif
+}
+
+/* Where thread-local storage ends; 0: unknown. */
+static __always_inline __u64 thread_pointer(void)
+{
+#if defined(__TARGET_ARCH_x86)
+	const struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, thread.fsbase);
+#else
+	return 0;
 #endif
 }
 
@@ -99,10 +128,8 @@ static __always_inline bool user_registers(__u64 *ip, __u64 *sp, __u64 *bp)
 		/* Any 64-bit code segment of user space; 32-bit programs have no table. */
 		return (regs->cs & 3) == 3;
 	}
-	/* Before 5.15 by hand: they are the uppermost thing on the kernel stack (THREAD_SIZE, 16 KB). */
-	const struct task_struct *task = (void *)bpf_get_current_task();
-	const struct pt_regs *regs =
-	    BPF_CORE_READ(task, stack) + 16384 - bpf_core_type_size(struct pt_regs);
+	/* Before 5.15 by hand. */
+	const struct pt_regs *regs = saved_registers();
 
 	*ip = BPF_CORE_READ(regs, ip);
 	*sp = BPF_CORE_READ(regs, sp);

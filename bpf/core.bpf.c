@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The maps, the configuration, and the life of processes. */
-#include "core.bpf.h"
+#include "thread.bpf.h"
 
 struct sites_map sites SEC(".maps");
 struct locks_map locks SEC(".maps");
 struct stacks_map stacks SEC(".maps");
 struct waits_map waits SEC(".maps");
 struct owners_map owners SEC(".maps");
+struct futex_waits_map futex_waits SEC(".maps");
+struct threads_map threads SEC(".maps");
+struct releases_map releases SEC(".maps");
 struct held_map held SEC(".maps");
 struct holds_map holds SEC(".maps");
 struct calls_map calls SEC(".maps");
@@ -26,6 +29,7 @@ struct notices_map notices SEC(".maps");
 
 const volatile struct config cfg = {};
 const struct lock_stats zero_lock_stats = {};
+const struct futex_wait zero_futex_wait = {};
 volatile __u32 active = 0;
 
 /* The skeleton shows the types of maps and globals only; these are in neither. */
@@ -41,9 +45,16 @@ struct wire_types {
 	enum owner_state owner_state;
 	enum stack_end stack_end;
 	enum user_stacks user_stacks;
+	enum futex_value futex_value;
+	enum futex_place futex_place;
+	enum futex_parked futex_parked;
+	enum outcome outcome;
 } wire_types = {};
 
-/* fork(parent, child): a target's child is a target, from its first instruction on. */
+/*
+ * fork(parent, child): a target's child is a target, from its first instruction on. Every thread of a target is
+ * remembered: lock words name their owner by thread id, and only those of living threads are believed.
+ */
 SEC("?raw_tp/sched_process_fork")
 int sched_process_fork__tp(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -51,18 +62,25 @@ int sched_process_fork__tp(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *child = (void *)ctx->args[1];
 	__u32 parent_tgid = BPF_CORE_READ(parent, tgid);
 	__u32 tgid = BPF_CORE_READ(child, tgid);
+	bool follow = cfg.filter == FILTER_SET && cfg.follow_forks;
 	__u32 one = 1;
 
-	if (parent_tgid == tgid || !bpf_map_lookup_elem(&targets, &parent_tgid))
+	if (!is_target(parent_tgid) || (parent_tgid != tgid && cfg.filter != FILTER_ALL && !follow))
 		return 0;
-
-	/* And it has its parent's mappings. */
-	struct process *process = bpf_map_lookup_elem(&processes, &parent_tgid);
 
 	struct counters *c = this_cpu_counters();
 	if (!c)
 		return 0;
 	enter(c);
+	remember_thread(c, child);
+	if (parent_tgid == tgid || !follow) {
+		leave(c);
+		return 0;
+	}
+
+	/* And it has its parent's mappings. */
+	struct process *process = bpf_map_lookup_elem(&processes, &parent_tgid);
+
 	if (bpf_map_update_elem(&targets, &tgid, &one, BPF_ANY))
 		c->lost[LOSS_TARGETS_MAP_FULL]++;
 	if (process)
@@ -85,6 +103,8 @@ int sched_process_exec__tp(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	enter(c);
 	bpf_map_delete_elem(&processes, &tgid);
+	/* A thread that is not the first one gets the number of the first one. */
+	remember_thread(c, (void *)bpf_get_current_task());
 	notify(c, NOTICE_EXEC, tgid);
 	leave(c);
 	return 0;
@@ -100,13 +120,18 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *task = (void *)ctx->args[0];
 	struct wait *wait;
 
-	if (!wanted(tgid))
+	if (!is_target(tgid))
 		return 0;
 
 	struct counters *c = this_cpu_counters();
 	if (!c)
 		return 0;
 	enter(c);
+	forget_thread(task);
+	if (!active) {
+		leave(c);
+		return 0;
+	}
 	for (int class = 0; class < WAIT_CLASSES; class ++) {
 		key.wait_class = class;
 		wait = bpf_map_lookup_elem(&waits, &key);
@@ -116,6 +141,7 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 			wait_abandoned(c, wait);
 		bpf_map_delete_elem(&waits, &key);
 	}
+	futex_thread_exits();
 	/* do_exit() counts `live` down before this tracepoint, on every kernel of the matrix. */
 	if (BPF_CORE_READ(task, signal, live.counter) == 0) {
 		if (cfg.filter == FILTER_SET)

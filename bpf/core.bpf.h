@@ -10,7 +10,8 @@
 #include "compat.bpf.h"
 #include "ustack.bpf.h"
 
-static __always_inline bool wanted(__u32 tgid)
+/* A process that is traced. */
+static __always_inline bool is_target(__u32 tgid)
 {
 	if (cfg.filter == FILTER_ONE) {
 		if (tgid != cfg.target_tgid)
@@ -21,7 +22,12 @@ static __always_inline bool wanted(__u32 tgid)
 	} else if (tgid == cfg.self_tgid) {
 		return false;
 	}
-	return active;
+	return true;
+}
+
+static __always_inline bool wanted(__u32 tgid)
+{
+	return is_target(tgid) && active;
 }
 
 /* A program that waits in line for a bucket of our own maps would report that as contention. */
@@ -40,6 +46,9 @@ extern __u32 hist_bucket(__u64 ns);
 extern int wait_enter(__u64 addr, __u32 how);
 extern int wait_has_stacks(__u32 how, __u64 kernel_stack, __u64 user_stack);
 extern int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class);
+
+/* futexes.bpf.c */
+extern int futex_thread_exits(void);
 
 #define HOW(kind, class, phase) ((kind) | (class) << 8 | (phase) << 16)
 
@@ -106,7 +115,7 @@ static __always_inline void fill_site(struct site_key *site, __u64 addr, __u32 k
 	site->kernel_stack = kernel_stack;
 	site->user_stack = user_stack;
 	site->tgid = tgid;
-	site->unused = 0;
+	site->futex = 0;
 }
 
 static __always_inline void enter_phase(struct wait *wait, enum wait_phase phase)
@@ -167,12 +176,6 @@ static __always_inline int wait_begin(void *ctx, __u64 addr, __u32 kind, __u32 w
 	return wait_begin_in(ctx, addr, kind, wait_class,
 			     cfg.phase_kinds & (1U << kind) ? PHASE_SPIN : PHASE_UNKNOWN);
 }
-
-enum outcome {
-	ACQUIRED,
-	ABORTED,
-	DID_NOT_WAIT,
-};
 
 /* `addr` 0: the caller does not know it (return probes). */
 static __always_inline int wait_end(__u64 addr, enum outcome outcome, __u32 wait_class)

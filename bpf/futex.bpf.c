@@ -1,150 +1,212 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * futex: FUTEX_WAIT and WAIT_BITSET (futex_wait), LOCK_PI (futex_lock_pi), WAKE (futex_wake).
+ * Where threads wait for futexes and wake them.
  *
- * The functions are the cheap way: a syscall tracepoint taxes every system call of every process
- * by 150-370 instructions (peers.md), a hook on futex_wait only those that wait.
+ * The functions are the cheap way: a syscall tracepoint taxes every system call of every process by 150-370
+ * instructions (peers.md), a hook on futex_wait only those that wait. What is asked for is in the registers of the
+ * system call in both cases, for the functions' arguments and flags differ between kernels.
  */
-#include "core.bpf.h"
+#include "futex.bpf.h"
 
-/* linux/futex.h; the mask tolerates flags newer kernels may add above it. */
-#define FUTEX_CMD(op) ((op)&0x7f)
-#define FUTEX_WAIT 0
-#define FUTEX_WAKE 1
-#define FUTEX_LOCK_PI 6
-#define FUTEX_WAIT_BITSET 9
-#define FUTEX_WAKE_BITSET 10
-#define FUTEX_LOCK_PI2 13
+/* futexes.bpf.c */
+extern int futex_enter(__u64 regs, __u64 uaddr, __u32 value);
+extern int futex_has_stack(__u64 stack);
+extern int futex_leave(__u64 ret);
+extern int futex_restarts(void);
+extern int futex_is_waiting(void);
+extern int futex_release(__u64 uaddr, __u32 kind, __u32 wake);
+extern int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack);
+extern int futex_wakes(__u32 wakee_tid);
 
-/* asm-generic/errno*.h and linux/errno.h */
-#define EINTR 4
-#define ETIMEDOUT 110
-#define EDEADLK 35
-#define EOWNERDEAD 130
-#define ERESTARTSYS 512
-#define ERESTART_RESTARTBLOCK 516
-
-/* What a futex wait came to. EAGAIN (the word had changed), EFAULT and EINVAL never slept. */
-static __always_inline enum outcome futex_outcome(__u64 ret)
+static __always_inline int futex_begins(void *ctx, const struct pt_regs *regs, __u64 uaddr,
+					__u32 value)
 {
-	__s32 err = -(__s32)ret;
-
-	if (err <= 0)
-		return ACQUIRED;
-	if (err == EINTR || err == ETIMEDOUT || err == EDEADLK ||
-	    (err >= ERESTARTSYS && err <= ERESTART_RESTARTBLOCK))
-		return ABORTED;
-	return DID_NOT_WAIT;
-}
-
-/* A wake that woke somebody; the others happen to locks nobody waits for. */
-static __always_inline int woke(__u64 uaddr, __u64 ret)
-{
-	__u64 id = bpf_get_current_pid_tgid();
-	struct lock_key key = { .addr = uaddr, .tgid = id >> 32, .kind = KIND_FUTEX };
-	struct lock_stats *lock;
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct counters *c;
 
-	if (!wanted(id >> 32) || (__s32)ret <= 0)
+	if (!wanted(tgid))
 		return 0;
 	c = this_cpu_counters();
 	if (!c)
 		return 0;
 	c->events[EVENTS_SEEN]++;
 	enter(c);
-	lock = lock_stats_of(c, &key);
-	if (lock) {
-		__sync_fetch_and_add(&lock->wake_calls, 1);
-		__sync_fetch_and_add(&lock->woken, (__s32)ret);
-	}
+	/* The kernel side of a futex wait is the same for everyone: do not pay for it. */
+	if (futex_enter((__u64)regs, uaddr, value))
+		futex_has_stack(user_stack(ctx, c, tgid, SCRATCH_TASK));
 	leave(c);
 	return 0;
 }
 
-WAIT_FN(futex_wait, KIND_FUTEX, cfg.futex_wait_nargs, futex_outcome, WAIT_FUTEX)
-WAIT_FN(futex_lock_pi, KIND_FUTEX_PI, cfg.futex_lock_pi_nargs, futex_outcome, WAIT_FUTEX)
-
-SEC("?fexit/futex_wake")
-int futex_wake__fexit(__u64 *ctx)
+static __always_inline int futex_ends(__u64 ret)
 {
-	return woke(plain_number(ctx[0]), fexit_return(ctx, cfg.futex_wake_nargs));
-}
+	struct counters *c;
 
-#define CALL_FUTEX_WAKE 100
-
-SEC("?kprobe/futex_wake")
-int futex_wake__kprobe(struct pt_regs *ctx)
-{
-	__u64 id = bpf_get_current_pid_tgid();
-	struct call_key key = { .tid = id, .function = CALL_FUTEX_WAKE };
-	__u64 uaddr = PT_REGS_PARM1(ctx);
-
-	if (!wanted(id >> 32))
+	if (!wanted(bpf_get_current_pid_tgid() >> 32))
 		return 0;
-
-	struct counters *c = this_cpu_counters();
+	c = this_cpu_counters();
 	if (!c)
 		return 0;
+	c->events[EVENTS_SEEN]++;
 	enter(c);
-	if (bpf_map_update_elem(&calls, &key, &uaddr, BPF_ANY))
-		c->lost[LOSS_WAITS_MAP_FULL]++;
+	futex_leave(ret);
 	leave(c);
 	return 0;
 }
 
-SEC("?kretprobe/futex_wake")
-int futex_wake__kretprobe(struct pt_regs *ctx)
+static __always_inline int futex_releases(void *ctx, __u64 uaddr, __u32 kind, __u32 wake)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-	struct call_key key = { .tid = id, .function = CALL_FUTEX_WAKE };
-	__u64 *uaddr;
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct counters *c;
 
-	if (!wanted(id >> 32))
+	if (!wanted(tgid))
 		return 0;
-	uaddr = bpf_map_lookup_elem(&calls, &key);
-	if (!uaddr)
+	c = this_cpu_counters();
+	if (!c)
 		return 0;
-	woke(*uaddr, PT_REGS_RC(ctx));
-	bpf_map_delete_elem(&calls, &key);
+	c->events[EVENTS_SEEN]++;
+	enter(c);
+	if (futex_release(uaddr, kind, wake))
+		futex_release_has_stack(uaddr, kind, user_stack(ctx, c, tgid, SCRATCH_TASK));
+	leave(c);
 	return 0;
 }
 
-/* ---- the system call's own tracepoints, where neither fentry nor kprobes are to be had ---- */
+/* How many a wake asks for, from the registers: the place of the argument changed with 7.3. */
+static __always_inline __u32 wake_count(void)
+{
+	struct syscall syscall = {};
+	struct futex_call call = {};
+
+	read_syscall(saved_registers(), &syscall);
+	return decode_futex_call(&syscall, &call) ? call.value : 1;
+}
+
+#define FUTEX_WAIT_FN(fn, nargs, uaddr, value) \
+	SEC("?fentry/" #fn) \
+	int fn##__fentry(__u64 *ctx) \
+	{ \
+		return futex_begins(ctx, saved_registers(), uaddr(ctx), value(ctx)); \
+	} \
+	SEC("?fexit/" #fn) \
+	int fn##__fexit(__u64 *ctx) \
+	{ \
+		return futex_ends(fexit_return(ctx, nargs)); \
+	} \
+	SEC("?kprobe/" #fn) \
+	int fn##__kprobe(struct pt_regs *ctx) \
+	{ \
+		return futex_begins(ctx, saved_registers(), uaddr##_kprobe(ctx), \
+				    value##_kprobe(ctx)); \
+	} \
+	SEC("?kretprobe/" #fn) \
+	int fn##__kretprobe(struct pt_regs *ctx) \
+	{ \
+		return futex_ends(PT_REGS_RC(ctx)); \
+	}
+
+#define FIRST(ctx) plain_number(ctx[0])
+#define FIRST_kprobe(ctx) PT_REGS_PARM1(ctx)
+#define THIRD(ctx) plain_number(ctx[2])
+#define THIRD_kprobe(ctx) PT_REGS_PARM3(ctx)
+#define NONE(ctx) 0
+#define NONE_kprobe(ctx) 0
+
+/* FUTEX_WAIT and WAIT_BITSET, and their restart after a signal: (uaddr, flags, val, …). */
+FUTEX_WAIT_FN(futex_wait, cfg.futex_wait_nargs, FIRST, THIRD)
+FUTEX_WAIT_FN(futex_lock_pi, cfg.futex_lock_pi_nargs, FIRST, NONE)
+FUTEX_WAIT_FN(futex_wait_requeue_pi, cfg.futex_wait_requeue_pi_nargs, FIRST, NONE)
+/* futex_waitv(2): its arguments are the kernel's own copy. */
+FUTEX_WAIT_FN(futex_wait_multiple, cfg.futex_wait_multiple_nargs, NONE, NONE)
+#if defined(__TARGET_ARCH_x86)
+/* futex_wait(2), 6.7: calls __futex_wait, which futex_wait calls too. */
+FUTEX_WAIT_FN(__x64_sys_futex_wait, 1, NONE, NONE)
+#endif
+
+#define FUTEX_WAKE_FN(fn, kind, count) \
+	SEC("?fentry/" #fn) \
+	int fn##__fentry(__u64 *ctx) \
+	{ \
+		return futex_releases(ctx, plain_number(ctx[0]), kind, count); \
+	} \
+	SEC("?kprobe/" #fn) \
+	int fn##__kprobe(struct pt_regs *ctx) \
+	{ \
+		return futex_releases(ctx, PT_REGS_PARM1(ctx), kind, count); \
+	}
+
+FUTEX_WAKE_FN(futex_wake, KIND_FUTEX, wake_count())
+FUTEX_WAKE_FN(futex_wake_op, KIND_FUTEX, 1)
+FUTEX_WAKE_FN(futex_requeue, KIND_FUTEX, 1)
+FUTEX_WAKE_FN(futex_unlock_pi, KIND_FUTEX_PI, 1)
+
+/* (wake_q, q): whatever wakes, an exiting thread and a requeue too, comes here for each thread it wakes. */
+static __always_inline int wakes(__u64 q)
+{
+	const struct task_struct *task;
+
+	if (!active)
+		return 0;
+	task = BPF_CORE_READ((const struct futex_q *)q, task);
+	return futex_wakes(BPF_CORE_READ(task, pid));
+}
+
+#define WAKE_MARK_FN(fn) \
+	SEC("?fentry/" #fn) \
+	int fn##__fentry(__u64 *ctx) \
+	{ \
+		return wakes(plain_number(ctx[1])); \
+	} \
+	SEC("?kprobe/" #fn) \
+	int fn##__kprobe(struct pt_regs *ctx) \
+	{ \
+		return wakes(PT_REGS_PARM2(ctx)); \
+	}
+
+WAKE_MARK_FN(futex_wake_mark)
+/* Its name before 5.16. */
+WAKE_MARK_FN(mark_wake_futex)
+
+/* ---- the system calls' own tracepoints, where neither fentry nor kprobes are to be had ---- */
+
+/* Numbers of both tables; what they mean is looked at later. */
+static __always_inline bool may_be_futex(__u64 nr)
+{
+	return nr == NR_FUTEX || nr == NR_RESTART_SYSCALL || nr == NR_COMPAT_FUTEX ||
+	       nr == NR_COMPAT_FUTEX_TIME64 || (nr >= NR_FUTEX_WAITV && nr <= NR_FUTEX_REQUEUE);
+}
 
 SEC("?raw_tp/sys_enter")
 int sys_enter__tp(struct bpf_raw_tracepoint_args *ctx)
 {
 	/* Every system call of the machine comes here: the number first. */
-	if (ctx->args[1] != cfg.futex_nr && ctx->args[1] != cfg.compat_futex_nr)
+	if (!may_be_futex(ctx->args[1]))
 		return 0;
 
-	__u64 id = bpf_get_current_pid_tgid();
 	const struct pt_regs *regs = (void *)ctx->args[0];
-	__u64 uaddr;
-	__u32 op;
+	struct syscall syscall = {};
+	struct futex_call call = {};
+	__u32 kind = KIND_FUTEX;
 
-	if (!wanted(id >> 32))
+	if (!wanted(bpf_get_current_pid_tgid() >> 32))
 		return 0;
-
-	struct counters *c = this_cpu_counters();
-	if (!c)
+	read_syscall(regs, &syscall);
+	if (syscall.nr == NR_RESTART_SYSCALL && !syscall.compat)
+		return futex_restarts();
+	if (!decode_futex_call(&syscall, &call))
 		return 0;
-	/* The number that is futex here is something else there. */
-	if (is_compat_syscall(regs)) {
-		if (ctx->args[1] == cfg.compat_futex_nr)
-			c->lost[LOSS_COMPAT_FUTEX]++;
-		return 0;
-	}
-	if (ctx->args[1] != cfg.futex_nr)
-		return 0;
-	syscall_args(regs, &uaddr, &op);
-	switch (FUTEX_CMD(op)) {
-	case FUTEX_WAIT:
-	case FUTEX_WAIT_BITSET:
-		return wait_begin(ctx, uaddr, KIND_FUTEX, WAIT_FUTEX);
-	case FUTEX_LOCK_PI:
-	case FUTEX_LOCK_PI2:
-		return wait_begin(ctx, uaddr, KIND_FUTEX_PI, WAIT_FUTEX);
+	if (is_futex_wait(call.op))
+		return futex_begins(ctx, regs, 0, 0);
+	switch (FUTEX_CMD(call.op)) {
+	case FUTEX_UNLOCK_PI:
+		kind = KIND_FUTEX_PI;
+	case FUTEX_WAKE:
+	case FUTEX_WAKE_BITSET:
+	case FUTEX_WAKE_OP:
+	case FUTEX_REQUEUE:
+	case FUTEX_CMP_REQUEUE:
+	case FUTEX_CMP_REQUEUE_PI:
+		return futex_releases(ctx, call.uaddr, kind, call.value);
 	}
 	return 0;
 }
@@ -152,25 +214,20 @@ int sys_enter__tp(struct bpf_raw_tracepoint_args *ctx)
 SEC("?raw_tp/sys_exit")
 int sys_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 {
-	__u64 id = bpf_get_current_pid_tgid();
 	const struct pt_regs *regs = (void *)ctx->args[0];
-	__u64 uaddr;
-	__u32 op;
+	struct syscall syscall = {};
+	struct futex_call call = {};
 
-	if (!wanted(id >> 32))
+	if (!wanted(bpf_get_current_pid_tgid() >> 32))
 		return 0;
-	if (syscall_nr(regs) != cfg.futex_nr || is_compat_syscall(regs))
+	read_syscall(regs, &syscall);
+	if (!may_be_futex(syscall.nr))
 		return 0;
-	syscall_args(regs, &uaddr, &op);
-	switch (FUTEX_CMD(op)) {
-	case FUTEX_WAIT:
-	case FUTEX_WAIT_BITSET:
-	case FUTEX_LOCK_PI:
-	case FUTEX_LOCK_PI2:
-		return wait_end(uaddr, futex_outcome(ctx->args[1]), WAIT_FUTEX);
-	case FUTEX_WAKE:
-	case FUTEX_WAKE_BITSET:
-		return woke(uaddr, ctx->args[1]);
+	if (syscall.nr == NR_RESTART_SYSCALL && !syscall.compat) {
+		if (!futex_is_waiting())
+			return 0;
+	} else if (!decode_futex_call(&syscall, &call) || !is_futex_wait(call.op)) {
+		return 0;
 	}
-	return 0;
+	return futex_ends(ctx->args[1]);
 }

@@ -49,6 +49,10 @@ enum lock_kind {
 	X(STACKS_MAP_FULL, stacks_map_full) \
 	X(WAITS_MAP_FULL, waits_map_full) \
 	X(OWNERS_MAP_FULL, owners_map_full) \
+	X(FUTEX_WAITS_MAP_FULL, futex_waits_map_full) \
+	X(THREADS_MAP_FULL, threads_map_full) \
+	X(RELEASES_MAP_FULL, releases_map_full) \
+	X(FUTEX_HOLDS_TOO_DEEP, futex_holds_too_deep) \
 	X(HELD_MAP_FULL, held_map_full) \
 	X(HOLDS_MAP_FULL, holds_map_full) \
 	X(TARGETS_MAP_FULL, targets_map_full) \
@@ -70,8 +74,7 @@ enum lock_kind {
 	X(SPIN_HOLDS_FULL, spin_holds_full) \
 	X(SPIN_HELD_TOO_DEEP, spin_held_too_deep) \
 	X(LOST_RELEASE, lost_release) \
-	X(UNMATCHED_RELEASE, unmatched_release) \
-	X(COMPAT_FUTEX, compat_futex)
+	X(UNMATCHED_RELEASE, unmatched_release)
 
 enum loss_reason {
 #define X(upper, lower) LOSS_##upper,
@@ -86,6 +89,8 @@ enum event_count {
 	WAITS_BEGUN,
 	WAITS_ENDED,
 	FUTEX_RETRIES,
+	/* Waits of one acquisition that followed another without its release in between. */
+	FUTEX_MERGED,
 	/* By another task than the one that acquired: legal, and no loss. */
 	FOREIGN_RELEASES,
 	EVENTS_COUNT,
@@ -123,10 +128,10 @@ struct config {
 	__u32 rwsem_write_nargs;
 	__u32 futex_wait_nargs;
 	__u32 futex_lock_pi_nargs;
-	__u32 futex_wake_nargs;
-	/* System call number of futex(2), and of 32-bit programs' futex. */
-	__u32 futex_nr;
-	__u32 compat_futex_nr;
+	__u32 futex_wait_multiple_nargs;
+	__u32 futex_wait_requeue_pi_nargs;
+	/* futex_wake_mark() is hooked: it says exactly who woke whom. */
+	__u32 have_wake_mark;
 	/* enum user_stacks */
 	__u32 user_stacks;
 	/* bpf_task_pt_regs(), 5.15. */
@@ -163,7 +168,8 @@ struct site_key {
 	__u64 kernel_stack;
 	__u64 user_stack;
 	__u32 tgid;
-	__u32 unused;
+	/* What a waiting futex call looked like: FUTEX_* bits below. 0 for kernel locks. */
+	__u32 futex;
 };
 
 struct site_stats {
@@ -179,8 +185,19 @@ struct site_stats {
 };
 
 struct lock_stats {
+	/* Futexes: wakes by traced threads, those for everybody (INT_MAX), and the threads they woke. */
 	__u64 wake_calls;
+	__u64 wake_all_calls;
 	__u64 woken;
+	/* Futexes: holds that began with a wait, from its end to the holder's own wake. */
+	__u64 holds;
+	__u64 hold_total_ns;
+	__u64 hold_max_ns;
+	/* Futexes: the first thread that waited, whether others did, and who woke last. */
+	__u32 waiter_tid;
+	__u32 several_waiters;
+	__u32 waker_tid;
+	__u32 unused;
 	/* How many wait for it now, and how often it was released while somebody did. */
 	__u64 waiting;
 	__u64 contended_releases;
@@ -191,12 +208,11 @@ struct lock_stats {
 };
 
 /*
- * A task can wait for a futex and, handling a page fault meanwhile, for a kernel lock; and the writer
- * of a percpu_rw_semaphore waits for RCU, whose code takes mutexes.
+ * The writer of a percpu_rw_semaphore waits for RCU, whose code takes mutexes. Waits for futexes are in a map
+ * of their own: a task can wait for one and, handling a page fault meanwhile, for a kernel lock.
  */
 enum wait_class {
 	WAIT_KERNEL,
-	WAIT_FUTEX,
 	WAIT_PERCPU_WRITE,
 	WAIT_FILE,
 	WAIT_CLASSES,
@@ -245,6 +261,19 @@ struct owner_stats {
 	char comm[16];
 };
 
+/* What a wait came to. */
+enum outcome {
+	ACQUIRED,
+	/* Without the lock: a timeout, a signal, a deadlock refused. */
+	ABORTED,
+	/* Aborted, by a signal: the kernel or the C library goes on waiting. */
+	INTERRUPTED,
+	/* Aborted, and its time was up. */
+	TIMED_OUT,
+	/* It never slept. */
+	DID_NOT_WAIT,
+};
+
 /* A wait that has not ended. */
 struct wait {
 	struct site_key site;
@@ -255,6 +284,132 @@ struct wait {
 	__u64 spin_ns;
 	char comm[16];
 	struct owner owner;
+};
+
+/*
+ * site_key.futex: the waiting call as it was when the wait began. The meaning is in src/model/futex.rs, which
+ * bpf/wire.rs makes of it; what to conclude is decided in user space (src/futexes).
+ *
+ * Bits 0..7 are the command (FUTEX_WAIT, …), 7 FUTEX_PRIVATE_FLAG, 8 FUTEX_CLOCK_REALTIME.
+ */
+#define FUTEX_TIMEOUT (1U << 9)
+#define FUTEX_VALUE_SHIFT 10
+#define FUTEX_PLACE_SHIFT 14
+#define FUTEX_WORDS_GLIBC_MUTEX (1U << 16)
+#define FUTEX_WORDS_RWLOCK_PHASE (1U << 17)
+#define FUTEX_WORDS_RWLOCK_WRITERS (1U << 18)
+#define FUTEX_WORDS_GLIBC_COND (1U << 19)
+#define FUTEX_WORDS_GLIBC_SEM (1U << 20)
+#define FUTEX_WORDS_GLIBC_BARRIER (1U << 21)
+#define FUTEX_WORDS_RUST_WRITERS (1U << 22)
+#define FUTEX_PARKED_SHIFT 23
+#define FUTEX_COMPAT (1U << 27)
+/* The call was not seen: restarted after a signal. */
+#define FUTEX_OP_UNKNOWN (1U << 28)
+
+enum futex_value {
+	VALUE_ZERO,
+	VALUE_ONE,
+	VALUE_TWO,
+	VALUE_THREE,
+	VALUE_FIVE,
+	VALUE_SEVEN,
+	VALUE_ALL_ONES,
+	VALUE_THREAD,
+	VALUE_OWNED_BY_THREAD,
+	VALUE_MUSL_BUSY,
+	VALUE_BIT_31,
+	VALUE_NEGATIVE,
+	VALUE_BIT_30,
+	VALUE_CEILING,
+	VALUE_OTHER,
+};
+
+enum futex_place {
+	PLACE_ELSEWHERE,
+	PLACE_OWN_STACK,
+	PLACE_THREAD_LOCAL,
+};
+
+enum futex_parked {
+	PARKED_NOT,
+	PARKED_MUTEX,
+	PARKED_MUTEX_OR_CONDVAR,
+	PARKED_READ,
+	PARKED_WRITE,
+};
+
+/* A thread that is or was waiting for a futex, with who woke it. */
+struct futex_waker {
+	__u64 stack;
+	__u32 tid;
+	__u32 tgid;
+	char comm[16];
+};
+
+/* A lock that a thread acquired after a wait, and since when. */
+struct futex_hold {
+	__u64 addr;
+	__u64 acquired_ns;
+};
+
+#define MAX_FUTEX_HOLDS 4
+
+/*
+ * The latest futex wait of a thread. When it has ended it stays, until the thread's next wait or wake tells
+ * whether the acquisition is complete: a woken thread may have lost the race and wait again.
+ */
+struct futex_wait {
+	struct site_key site;
+	/* 0: none. */
+	__u64 begin_ns;
+	/* 0: it goes on. */
+	__u64 end_ns;
+	/* The word; site.lock.addr can be another one (parking_lot). */
+	__u64 uaddr;
+	/* enum outcome, and how many waits before it it continues. */
+	__u32 outcome;
+	__u32 merged;
+	/* It began before the profile: user space put it here. */
+	__u32 from_before;
+	__u32 unused;
+	struct owner owner;
+	/* Who woke it, if anybody did. */
+	struct futex_waker waker;
+	/* Where this thread woke others last. */
+	__u64 wake_stack;
+	char comm[16];
+	struct futex_hold held[MAX_FUTEX_HOLDS];
+};
+
+/* A thread by the number it has in its own pid namespace, which is what lock words hold. */
+struct thread_key {
+	/* Inode of the namespace. */
+	__u32 pid_namespace;
+	__u32 tid;
+};
+
+struct thread {
+	/* 0: known from /proc, with its name at that time. */
+	__u64 task;
+	__u32 tid;
+	__u32 tgid;
+	char comm[16];
+};
+
+/* Who woke whom: the waker's stack too. */
+struct release_key {
+	struct lock_key lock;
+	__u64 stack;
+	__u32 waker_tid;
+	__u32 wakee_tid;
+};
+
+struct release_stats {
+	__u64 woken;
+	__u32 waker_tgid;
+	__u32 unused;
+	char comm[16];
 };
 
 struct spin_wait {

@@ -27,6 +27,9 @@ HASH_MAP(locks, struct lock_key, struct lock_stats);
 HASH_MAP(stacks, __u64, struct stack);
 HASH_MAP(waits, struct wait_key, struct wait);
 HASH_MAP(owners, struct owner_key, struct owner_stats);
+HASH_MAP(futex_waits, __u32, struct futex_wait);
+HASH_MAP(threads, struct thread_key, struct thread);
+HASH_MAP(releases, struct release_key, struct release_stats);
 HASH_MAP(held, struct held_key, struct held);
 HASH_MAP(holds, struct lock_key, struct hold_stats);
 HASH_MAP(calls, struct call_key, __u64);
@@ -137,6 +140,7 @@ extern struct notices_map notices SEC(".maps");
 
 extern const volatile struct config cfg;
 extern const struct lock_stats zero_lock_stats;
+extern const struct futex_wait zero_futex_wait;
 /* On after the last hook is attached, off before the maps are read. */
 extern volatile __u32 active;
 

@@ -2,6 +2,7 @@
 /*
  * Waits that sleep: from begin to end, and what they come to. Global functions: see stacks.bpf.c.
  */
+#include "account.bpf.h"
 #include "owner.bpf.h"
 
 __noinline __u32 hist_bucket(__u64 ns)
@@ -38,39 +39,6 @@ __noinline __u32 hist_bucket(__u64 ns)
 		exp += 1;
 	return (1 << HIST_SUB_BITS) + ((exp - HIST_MIN_EXP) << HIST_SUB_BITS) +
 	       ((ns >> (exp - HIST_SUB_BITS)) & ((1 << HIST_SUB_BITS) - 1));
-}
-
-/* A wait ended, spin_ns of it spinning; `aborted`: without the lock. */
-static __always_inline void account(struct counters *c, const struct site_key *site, __u64 ns,
-				    __u64 spin_ns, bool aborted)
-{
-	static const struct site_stats zero = {};
-	struct site_stats *stats = bpf_map_lookup_elem(&sites, site);
-
-	if (!stats) {
-		bpf_map_update_elem(&sites, site, &zero, BPF_NOEXIST);
-		stats = bpf_map_lookup_elem(&sites, site);
-		if (!stats) {
-			c->lost[LOSS_SITES_MAP_FULL]++;
-			return;
-		}
-	}
-	if (aborted) {
-		__sync_fetch_and_add(&stats->aborted, 1);
-		__sync_fetch_and_add(&stats->aborted_total_ns, ns);
-		return;
-	}
-	__sync_fetch_and_add(&stats->contended, 1);
-	__sync_fetch_and_add(&stats->wait_total_ns, ns);
-	__sync_fetch_and_add(&stats->spin_total_ns, spin_ns);
-	raise_max(&stats->wait_max_ns, ns);
-	raise_max(&stats->wait_min_inverted, ~ns);
-
-	struct lock_stats *lock = lock_stats_of(c, &site->lock);
-	__u32 bucket = hist_bucket(ns);
-
-	if (lock && bucket < HIST_BUCKETS)
-		__sync_fetch_and_add(&lock->hist[bucket], 1);
 }
 
 /* A lock's own account of who waits for it, and for whom. */
@@ -166,7 +134,7 @@ __noinline int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class)
 		if (wait->phase == PHASE_SPIN)
 			spin_ns += now - wait->phase_ns;
 		c->events[WAITS_ENDED]++;
-		account(c, &wait->site, now - wait->begin_ns, spin_ns, outcome == ABORTED);
+		account(c, &wait->site, now - wait->begin_ns, spin_ns, outcome != ACQUIRED);
 	}
 	waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
 	/* The kernel may refuse to delete it now (EBUSY); it must not pass for a wait that goes on. */

@@ -281,13 +281,7 @@ fn level_of(hook: &Hook) -> Level {
 fn family_sight(plan: &Plan, family: Family) -> FamilySight {
     let hooks = plan.family(family);
     let of_level = |wanted: Level| -> Vec<&Hook> {
-        hooks
-            .iter()
-            .copied()
-            .filter(|hook| level_of(hook) == wanted)
-            // A wake is no wait: where only it is hooked, waits are not seen.
-            .filter(|hook| wanted == Level::Hold || hook.function != "futex_wake")
-            .collect()
+        hooks.iter().copied().filter(|hook| level_of(hook) == wanted).collect()
     };
     let waits = of_level(Level::Contended);
     let by_tracepoint =
@@ -309,8 +303,14 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
     let contended_releases = Sight::of(&of_level(Level::Release), vec![]);
     let (hold, with_hold) = match family {
         Family::Futex => (
-            Sight::no("a futex is held and released in user space"),
-            Sight::no("only wakes are seen (futex_wake), and only where somebody waits"),
+            Sight {
+                seen: Seen::Partly,
+                methods: vec!["wakes"],
+                missing: vec![
+                    "holds that did not begin with a wait: they never reach the kernel".to_string(),
+                ],
+            },
+            Sight::of(&of_level(Level::Wake), vec![]),
         ),
         Family::FileLock => (
             Sight::no("not timed in this version; /proc/locks lists who holds them"),
@@ -394,7 +394,7 @@ fn owner_sight(plan: &Plan, family: Family, wait: &Sight) -> Sight {
         Family::Semaphore => Sight::no("a semaphore has no owner: anybody may call up()"),
         Family::PercpuRwsem => Sight::no("it keeps neither its readers nor its writer"),
         Family::FileLock => Sight::no("not read in this version; /proc/locks lists the owners"),
-        Family::Futex => Sight::no("it is in the memory of the process: not read in this version"),
+        Family::Futex => by_owner_word(&["only of glibc's and musl's mutexes and rwlocks, and PI futexes"]),
     }
 }
 

@@ -89,6 +89,28 @@ struct thread_info {
 	unsigned int status;
 };
 
+struct thread_struct {
+	unsigned long fsbase;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct pid_namespace {
+	struct ns_common ns;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
 struct task_struct {
 	struct thread_info thread_info;
 	void *stack;
@@ -96,7 +118,13 @@ struct task_struct {
 	int pid;
 	int tgid;
 	struct signal_struct *signal;
+	struct pid *thread_pid;
 	char comm[16];
+	struct thread_struct thread;
+};
+
+struct futex_q {
+	struct task_struct *task;
 };
 
 #pragma clang attribute pop

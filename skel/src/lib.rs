@@ -18,6 +18,11 @@ unsafe impl Plain for types::site_stats {}
 unsafe impl Plain for types::lock_key {}
 unsafe impl Plain for types::lock_stats {}
 unsafe impl Plain for types::hold_stats {}
+unsafe impl Plain for types::futex_wait {}
+unsafe impl Plain for types::thread_key {}
+unsafe impl Plain for types::thread {}
+unsafe impl Plain for types::release_key {}
+unsafe impl Plain for types::release_stats {}
 unsafe impl Plain for types::wait_key {}
 unsafe impl Plain for types::wait {}
 unsafe impl Plain for types::owner_key {}

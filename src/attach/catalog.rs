@@ -12,6 +12,8 @@ pub enum Level {
     Contended,
     /// Runs when a lock is released, and says something only when somebody waits for it. Always on.
     Release,
+    /// Runs when a thread wakes those who wait for a futex, or might. Always on.
+    Wake,
     /// Runs at every acquire or release. Only with `--hold`.
     Hold,
     /// Runs at every operation on a file lock. Only with `--file-locks`.
@@ -41,8 +43,10 @@ impl LockFn {
     ///
     /// A return probe then needs an instance per sleeping task, of all processes.
     pub fn sleeps(&self) -> bool {
-        const NEVER: [&str; 13] = [
-            "futex_wake",
+        if self.level == Level::Wake {
+            return false;
+        }
+        const NEVER: [&str; 12] = [
             "mutex_unlock",
             "up_write",
             "up_read",
@@ -103,6 +107,10 @@ const fn hold(name: &'static str, kind: LockKind, blind: &'static str) -> LockFn
     LockFn { name, kind, level: Level::Hold, blind, ..NOTHING_SPECIAL }
 }
 
+const fn wake(name: &'static str, kind: LockKind, blind: &'static str) -> LockFn {
+    LockFn { name, kind, level: Level::Wake, blind, ..NOTHING_SPECIAL }
+}
+
 const fn release(name: &'static str, kind: LockKind) -> LockFn {
     let blind = "releases of locks somebody waits for";
     LockFn { name, kind, level: Level::Release, blind, ..NOTHING_SPECIAL }
@@ -145,7 +153,24 @@ pub const FUNCTIONS: &[LockFn] = &[
     // kernel/futex/waitwake.c, pi.c
     contended("futex_wait", LockKind::Futex, "futex waits"),
     contended("futex_lock_pi", LockKind::FutexPi, "waits for a priority-inheriting futex"),
-    contended("futex_wake", LockKind::Futex, "futex wakes"),
+    // FUTEX_WAIT_REQUEUE_PI; 5.10 has a copy without its name
+    contended(
+        "futex_wait_requeue_pi",
+        LockKind::Futex,
+        "waits for condition variables that hand over a priority-inheriting mutex",
+    )
+    .optional(),
+    // futex_waitv(2), 5.16; futex_wait(2), 6.7
+    contended("futex_wait_multiple", LockKind::Futex, "waits for several futexes at once").optional(),
+    contended("__x64_sys_futex_wait", LockKind::Futex, "waits by futex_wait(2)").optional(),
+    wake("futex_wake", LockKind::Futex, "futex wakes, and with them the holds that began with a wait"),
+    wake("futex_wake_op", LockKind::Futex, "the stacks of wakes by FUTEX_WAKE_OP").optional(),
+    wake("futex_requeue", LockKind::Futex, "the stacks of wakes by requeueing"),
+    // 5.10 inlines it
+    wake("futex_unlock_pi", LockKind::FutexPi, "releases of priority-inheriting futexes"),
+    // who woke whom; the second is its name before 5.16
+    wake("futex_wake_mark", LockKind::Futex, "which thread woke which").optional(),
+    wake("mark_wake_futex", LockKind::Futex, "which thread woke which").optional(),
     // What a holder runs when it finds waiters; up() whether it does or not.
     release("__mutex_unlock_slowpath", LockKind::Mutex).by_suffix(),
     release("rwsem_wake", LockKind::RwsemWrite).by_suffix(),
@@ -330,7 +355,7 @@ pub fn function(name: &str) -> Option<&'static LockFn> {
 /// The functions that may be hooked when the holds of these families, and file locks, are wanted.
 pub fn functions_for(hold: &[Family], file_locks: bool) -> impl Iterator<Item = &'static LockFn> {
     FUNCTIONS.iter().filter(move |function| match function.level {
-        Level::Contended | Level::Release => true,
+        Level::Contended | Level::Release | Level::Wake => true,
         Level::Hold => hold.contains(&function.kind.family()),
         Level::FileLock => file_locks,
     })

@@ -137,6 +137,14 @@ impl Plan {
             .collect();
         let syscalls = plan_tracepoints(facts, wishes, &catalog::SYSCALL, &[Family::Futex]);
 
+        // Both would count every wake twice.
+        if !futex_is_hooked && syscalls.iter().all(|hook| hook.backend.is_some()) {
+            for hook in hooks.iter_mut().filter(|hook| hook.families == [Family::Futex]) {
+                if hook.backend.take().is_some() {
+                    hook.reason = "not needed without futex_wait".into();
+                }
+            }
+        }
         // What the tracepoints see is not lost with the function that would also have seen it.
         for hook in &mut hooks {
             if hook.backend.is_some() {
@@ -145,7 +153,7 @@ impl Plan {
             let Some(function) = catalog::FUNCTIONS.iter().find(|f| f.name == hook.function) else {
                 continue;
             };
-            if function.level != Level::Contended {
+            if !matches!(function.level, Level::Contended | Level::Wake) {
                 continue;
             }
             if tracepoint_kinds.contains(&function.kind) {
@@ -178,7 +186,6 @@ impl Plan {
         let lifecycle = catalog::LIFECYCLE
             .into_iter()
             .filter(|name| facts.tracepoints.contains(*name) && facts.raw_tracepoint.works())
-            .filter(|name| *name != "sched_process_fork" || wishes.follow_forks)
             .collect();
         Plan { hooks, tracepoint_kinds, phase_kinds, lifecycle, realtime: facts.realtime }
     }
@@ -205,8 +212,8 @@ impl Plan {
     /// Some wait of some family can be seen.
     pub fn sees_anything(&self) -> bool {
         self.used().any(|hook| {
-            hook.function != "futex_wake"
-                && catalog::function(hook.function).is_none_or(|function| function.level != Level::Release)
+            catalog::function(hook.function)
+                .is_none_or(|function| !matches!(function.level, Level::Release | Level::Wake))
         })
     }
 
@@ -294,7 +301,7 @@ fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>
     } else if allowed(Only::Kprobe) && has_symbol {
         match (&facts.kprobe, &facts.kprobe_multi) {
             (crate::kernel::Trial::Refused(why), _) => reasons.push(why.clone()),
-            (_, crate::kernel::Trial::Works) if function.level == Level::Release => {
+            (_, crate::kernel::Trial::Works) if matches!(function.level, Level::Release | Level::Wake) => {
                 reasons.push("programs of kprobe.multi can be preempted, and others are then skipped".into());
                 return (Some(Backend::Kprobe), reasons.join("; "));
             }

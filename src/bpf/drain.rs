@@ -2,7 +2,7 @@
 
 use super::load::Tracer;
 use super::skel::types;
-use super::wire;
+use super::{futex_wire, wire};
 use crate::model::{RawCapture, SiteId, WaitStats};
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags};
@@ -28,6 +28,7 @@ impl Tracer {
         .context("Failed to read the map of waits per site")?;
         each(&maps.locks, |key: types::lock_key, value: types::lock_stats| {
             if let Some(id) = wire::lock_id(&key) {
+                capture.contended_holds.extend(futex_wire::contended_holds(&value).map(|holds| (id, holds)));
                 capture.locks.insert(id, wire::raw_lock(&value));
             }
         })
@@ -56,6 +57,11 @@ impl Tracer {
         })
         .context("Failed to read the map of ongoing waits")?;
 
+        each(&maps.releases, |key: types::release_key, value: types::release_stats| {
+            capture.releasers.extend(futex_wire::releaser(&key, &value));
+        })
+        .context("Failed to read the map of releases")?;
+
         self.collect_spins(&mut capture);
         let zero = 0u32.to_ne_bytes();
         for cpu in maps.spin.lookup_percpu(&zero, MapFlags::ANY)?.into_iter().flatten() {
@@ -66,8 +72,14 @@ impl Tracer {
             wire::add_counters(&mut counters, &wire::read(&cpu));
         }
         capture.events = wire::event_counts(&counters, self.hooks_attached());
+        counters.lost[types::loss_reason::LOSS_THREADS_MAP_FULL.0 as usize] += self.threads_not_remembered();
         capture.losses = wire::losses(&counters);
         capture.losses.extend(self.misses());
+        // After the counters: it adds to them.
+        each(&maps.futex_waits, |tid: u32, value: types::futex_wait| {
+            futex_wire::add_wait(tid, &value, &mut capture);
+        })
+        .context("Failed to read the map of futex waits")?;
         Ok(capture)
     }
 }

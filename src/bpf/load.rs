@@ -54,6 +54,17 @@ pub struct Notices {
     pub begun: BTreeSet<u32>,
 }
 
+/// A thread as it is known inside and outside of its pid namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetThread {
+    /// Inode of the namespace.
+    pub pid_namespace: u32,
+    pub tid_in_namespace: u32,
+    pub pid: u32,
+    pub tid: u32,
+    pub comm: String,
+}
+
 /// Loaded and attached programs. Dropping it detaches them.
 pub struct Tracer {
     // Links go first: nothing may run while the maps go away.
@@ -70,6 +81,7 @@ pub struct Tracer {
     spin_tables: SpinTables,
     kinds_that_tell_spinning: Vec<LockKind>,
     kinds_with_releases: Vec<LockKind>,
+    threads_not_remembered: u64,
 }
 
 /// What spin waits came to, each CPU's part after the other.
@@ -207,6 +219,9 @@ impl Tracer {
         open.maps.stacks.set_max_entries(entries)?;
         open.maps.waits.set_max_entries(entries)?;
         open.maps.owners.set_max_entries(entries)?;
+        open.maps.futex_waits.set_max_entries(entries)?;
+        open.maps.threads.set_max_entries(entries)?;
+        open.maps.releases.set_max_entries(entries)?;
         open.maps.locks.set_max_entries((entries / 4).max(1))?;
         // Not asked for, not paid for: preallocated maps take memory.
         let hold = cfg!(test) || plan.times_sleeping_holds();
@@ -290,6 +305,7 @@ impl Tracer {
                 .filter(|kind| plan.tells_spinning(*kind))
                 .collect(),
             kinds_with_releases: Vec::new(),
+            threads_not_remembered: 0,
         })
     }
 
@@ -376,6 +392,27 @@ impl Tracer {
         let _ = self.skel.maps.processes.delete(&pid.to_ne_bytes());
     }
 
+    /// A living thread of a target: locks that name it are believed.
+    pub fn remember_thread(&mut self, thread: &TargetThread) -> Result<()> {
+        let key = types::thread_key { pid_namespace: thread.pid_namespace, tid: thread.tid_in_namespace };
+        let mut value = types::thread { tid: thread.tid, tgid: thread.pid, ..Default::default() };
+        for (to, from) in value.comm.iter_mut().zip(thread.comm.bytes().take(15)) {
+            *to = from as i8;
+        }
+        // SAFETY: plain C structs of integers without padding.
+        let (key, value) = unsafe { (plain::as_bytes(&key), plain::as_bytes(&value)) };
+        match self.skel.maps.threads.update(key, value, MapFlags::NO_EXIST) {
+            // The fork hook was faster.
+            Err(err) if err.kind() == libbpf_rs::ErrorKind::AlreadyExists => Ok(()),
+            // Counted there too, but these are lost before anything counts.
+            Err(err) if err.kind() == libbpf_rs::ErrorKind::TooBig => {
+                self.threads_not_remembered += 1;
+                Ok(())
+            }
+            result => result.context("Failed to write the map of threads"),
+        }
+    }
+
     /// Waits up to `timeout` for notices; returns the processes to look at.
     pub fn poll(&self, timeout: Duration) -> Result<Notices> {
         match self.notices.poll(timeout) {
@@ -396,6 +433,10 @@ impl Tracer {
 
     pub(super) fn kinds_with_releases(&self) -> &[LockKind] {
         &self.kinds_with_releases
+    }
+
+    pub(super) fn threads_not_remembered(&self) -> u64 {
+        self.threads_not_remembered
     }
 
     pub(super) fn skel(&self) -> &LockprofSkel<'static> {
@@ -523,10 +564,10 @@ fn configure(cfg: &mut types::config, plan: &Plan, facts: &Facts, settings: &Set
     cfg.rwsem_write_nargs = arguments("rwsem_down_write_slowpath", 2);
     cfg.futex_wait_nargs = arguments("futex_wait", 5);
     cfg.futex_lock_pi_nargs = arguments("futex_lock_pi", 4);
-    cfg.futex_wake_nargs = arguments("futex_wake", 4);
-    cfg.futex_nr = libc::SYS_futex as u32;
-    // arch/x86/entry/syscalls/syscall_32.tbl; include/uapi/asm-generic of arm's 32-bit table.
-    cfg.compat_futex_nr = 240;
+    cfg.futex_wait_multiple_nargs = arguments("futex_wait_multiple", 3);
+    cfg.futex_wait_requeue_pi_nargs = arguments("futex_wait_requeue_pi", 6);
+    cfg.have_wake_mark =
+        plan.used().any(|hook| ["futex_wake_mark", "mark_wake_futex"].contains(&hook.function)).into();
     cfg.user_stacks = wire::user_stacks(settings.user_stacks);
     cfg.have_task_pt_regs = (facts.version() >= (5, 15)).into();
 }

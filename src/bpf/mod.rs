@@ -1,8 +1,9 @@
 //! The only module that sees libbpf-rs and the generated skeleton.
 //!
-//! [`load`]: plan → loaded and attached programs. [`drain`]: maps → records. [`wire`]: bytes → model.
+//! [`load`]: plan → loaded and attached programs. [`drain`]: maps → records. [`wire`], [`futex_wire`]: bytes → model.
 
 mod drain;
+mod futex_wire;
 mod load;
 mod mapped;
 #[cfg(test)]
@@ -12,4 +13,4 @@ mod wire;
 
 use lockprof_skel as skel;
 
-pub use load::{Notices, Settings, Targets, Tracer};
+pub use load::{Notices, Settings, TargetThread, Targets, Tracer};

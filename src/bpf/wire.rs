@@ -1,5 +1,6 @@
 //! Bytes from BPF → model. Layouts come from the generated skeleton; no policy here.
 
+use super::futex_wire;
 use super::skel::types;
 use crate::model::{
     EventCounts, HoldStats, LockId, LockKind, Loss, Owner, RawFrames, RawLock, RawStack, RawWait, SiteId,
@@ -47,7 +48,7 @@ pub fn lock_id(key: &types::lock_key) -> Option<LockId> {
     Some(LockId { kind, addr: key.addr, pid: (key.tgid != 0).then_some(key.tgid) })
 }
 
-fn raw_stack(id: u64) -> RawStack {
+pub(super) fn raw_stack(id: u64) -> RawStack {
     match id {
         // STACK_LOST and STACK_NOT_TAKEN of lockprof.h
         0 => RawStack::Lost,
@@ -62,7 +63,7 @@ pub fn site_id(key: &types::site_key) -> Option<SiteId> {
         pid: key.tgid,
         kernel_stack: raw_stack(key.kernel_stack),
         user_stack: raw_stack(key.user_stack),
-        futex: None,
+        futex: lock_id(&key.lock)?.kind.is_user().then(|| futex_wire::call(key.futex)),
     })
 }
 
@@ -85,15 +86,15 @@ pub fn raw_lock(wire: &types::lock_stats) -> RawLock {
         hist: wire.hist.to_vec(),
         wake_calls: wire.wake_calls,
         woken: wire.woken,
-        wake_all_calls: 0,
-        several_waiters: false,
+        wake_all_calls: wire.wake_all_calls,
+        several_waiters: wire.several_waiters != 0,
         contended_releases: wire.contended_releases,
         begun_unowned: wire.begun_unowned,
         begun_read_owned: wire.begun_read_owned,
     }
 }
 
-fn owner(wire: &types::owner) -> Option<Owner> {
+pub(super) fn owner(wire: &types::owner) -> Option<Owner> {
     use types::owner_state as S;
     match S(wire.state) {
         S::OWNER_TASK => Some(Owner::Task(Thread { pid: wire.tgid, tid: wire.tid, comm: comm(&wire.comm) })),
@@ -173,7 +174,7 @@ pub fn user_stacks(how: UserStacks) -> u32 {
     }
 }
 
-fn comm(bytes: &[i8; 16]) -> String {
+pub(super) fn comm(bytes: &[i8; 16]) -> String {
     let bytes: Vec<u8> = bytes.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -197,6 +198,7 @@ pub fn event_counts(counters: &types::counters, hooks_attached: u64) -> EventCou
         waits_begun: count(E::WAITS_BEGUN),
         waits_ended: count(E::WAITS_ENDED),
         futex_retries: count(E::FUTEX_RETRIES),
+        futex_merged: count(E::FUTEX_MERGED),
     }
 }
 
@@ -229,6 +231,22 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
         L::LOSS_OWNERS_MAP_FULL => {
             ("owners_map_full", "waits whose owner is not listed: more owning threads than --map-entries")
         }
+        L::LOSS_FUTEX_WAITS_MAP_FULL => (
+            "futex_waits_map_full",
+            "futex waits not seen: more threads that ever waited for one than --map-entries",
+        ),
+        L::LOSS_THREADS_MAP_FULL => (
+            "threads_map_full",
+            "threads that are not believed to own a user lock: more threads than --map-entries",
+        ),
+        L::LOSS_RELEASES_MAP_FULL => (
+            "releases_map_full",
+            "wakes of a waiter that are not listed: more pairs of threads and stacks than --map-entries",
+        ),
+        L::LOSS_FUTEX_HOLDS_TOO_DEEP => (
+            "futex_holds_too_deep",
+            "contended holds of user locks not timed: the thread held more than 4 it had waited for",
+        ),
         L::LOSS_HELD_MAP_FULL => {
             ("held_map_full", "holds not timed: more locks held at once than --map-entries")
         }
@@ -302,9 +320,6 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
         L::LOSS_UNMATCHED_RELEASE => {
             ("unmatched_release", "holds not timed: acquired before the profile, or where it was not seen")
         }
-        L::LOSS_COMPAT_FUTEX => {
-            ("compat_futex", "futex calls of 32-bit programs: not decoded through the syscall tracepoints")
-        }
         _ => unreachable!("the wire knows no other loss"),
     }
 }
@@ -327,8 +342,9 @@ mod tests {
     #[test]
     fn records_have_the_size_the_c_side_asserts() {
         assert_eq!(size_of::<types::site_key>(), 40);
+        assert_eq!(size_of::<types::futex_wait>(), 272);
         assert_eq!(size_of::<types::site_stats>(), 56);
-        assert_eq!(size_of::<types::lock_stats>(), 2288);
+        assert_eq!(size_of::<types::lock_stats>(), 2336);
         assert_eq!(size_of::<types::wait>(), 120);
         assert_eq!(size_of::<types::spin_site>(), 96);
         assert_eq!(size_of::<types::spin_stack>(), 1032);

@@ -121,6 +121,10 @@ pub struct EventCounts {
     pub waits_ended: u64,
     /// Futex calls that returned at once because the word had changed (EAGAIN): no wait.
     pub futex_retries: u64,
+    /// Futex waits that went on with an acquisition instead of beginning one: the woken thread had lost the
+    /// race for the lock, or a signal came, or a time slice was over.
+    #[serde(default)]
+    pub futex_merged: u64,
     /// Exclusive locks released by another task than the one that acquired them: legal, and counted.
     #[serde(default)]
     pub foreign_releases: u64,

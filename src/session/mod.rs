@@ -6,6 +6,7 @@ mod onlookers;
 mod run;
 mod signals;
 mod target;
+mod threads;
 
 pub use config::{Config, Scope};
 pub use run::{CommandLeft, Outcome, Progress, run};

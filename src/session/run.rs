@@ -5,6 +5,7 @@ use super::config::{Config, Scope};
 use super::onlookers::Onlookers;
 use super::signals::StopRequest;
 use super::target::{self, Held, Running, Watched};
+use super::threads;
 use crate::aggregate;
 use crate::attach::plan::{Plan, Wishes};
 use crate::bpf::{Settings, Targets, Tracer};
@@ -128,7 +129,16 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         },
     };
     let mut tracer = Tracer::start(&mut plan, facts, &settings)?;
-    onlookers.look_at(pids, Some(&mut tracer))?;
+    onlookers.look_at(pids.iter().copied(), Some(&mut tracer))?;
+    // After the hooks: a thread born now is seen by them.
+    let living = match &config.scope {
+        Scope::Pids(pids) => pids.clone(),
+        Scope::Command(_) => held.iter().map(|held| held.pid).collect(),
+        Scope::System => threads::all_processes(),
+    };
+    for thread in living.into_iter().flat_map(threads::of_process) {
+        tracer.remember_thread(&thread)?;
+    }
 
     let start_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let start_ns = monotonic_ns();

@@ -388,6 +388,7 @@ pub fn profile() -> Profile {
             waits_begun: 7_104,
             waits_ended: 7_102,
             futex_retries: 61,
+            futex_merged: 0,
             foreign_releases: 0,
         },
         losses: vec![

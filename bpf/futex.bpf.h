@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a waiting futex call looks like: operation, expected value, where the word is, and what the words around
+ * it could be. The layouts are those of the C libraries and runtimes named; the conclusion is drawn in user space
+ * from all calls on an address (src/futexes), for a single one can mislead.
+ */
+#ifndef FUTEX_BPF_H
+#define FUTEX_BPF_H
+
+#include "thread.bpf.h"
+
+/* linux/futex.h; the mask tolerates flags newer kernels may add above it. */
+#define FUTEX_CMD(op) ((op)&0x7f)
+#define FUTEX_WAIT 0
+#define FUTEX_WAKE 1
+#define FUTEX_REQUEUE 3
+#define FUTEX_CMP_REQUEUE 4
+#define FUTEX_WAKE_OP 5
+#define FUTEX_LOCK_PI 6
+#define FUTEX_UNLOCK_PI 7
+#define FUTEX_WAIT_BITSET 9
+#define FUTEX_WAKE_BITSET 10
+#define FUTEX_WAIT_REQUEUE_PI 11
+#define FUTEX_CMP_REQUEUE_PI 12
+#define FUTEX_LOCK_PI2 13
+/* Not of the kernel: futex_waitv(2). */
+#define FUTEX_WAITV 0x7f
+#define FUTEX_PRIVATE 0x80
+#define FUTEX_CLOCK_REALTIME 0x100
+
+/* Numbers of system calls: asm-generic/unistd.h has the new ones on all architectures. */
+#if defined(__TARGET_ARCH_x86)
+#define NR_FUTEX 202
+#define NR_RESTART_SYSCALL 219
+#elif defined(__TARGET_ARCH_arm64)
+#define NR_FUTEX 98
+#define NR_RESTART_SYSCALL 128
+#endif
+#define NR_FUTEX_WAITV 449
+#define NR_FUTEX_WAKE 454
+#define NR_FUTEX_WAIT 455
+#define NR_FUTEX_REQUEUE 456
+/* arch/x86/entry/syscalls/syscall_32.tbl, and arm's 32-bit table */
+#define NR_COMPAT_FUTEX 240
+#define NR_COMPAT_FUTEX_TIME64 422
+
+struct futex_call {
+	__u64 uaddr;
+	/* FUTEX_* command and flags, as of futex(2). */
+	__u32 op;
+	__u32 value;
+	__u32 timeout;
+	__u32 compat;
+};
+
+/*
+ * The futex call in the registers of a system call's entry; false: it is none. The registers stay as they are
+ * until the call returns.
+ */
+static __always_inline bool decode_futex_call(const struct syscall *call, struct futex_call *futex)
+{
+	struct {
+		__u64 value;
+		__u64 uaddr;
+		__u32 flags;
+		__u32 reserved;
+	} first = {};
+
+	futex->compat = call->compat;
+	futex->uaddr = call->args[0];
+	if (call->compat) {
+		if (call->nr != NR_COMPAT_FUTEX && call->nr != NR_COMPAT_FUTEX_TIME64 &&
+		    call->nr != NR_FUTEX_WAITV)
+			return false;
+	} else if (call->nr < NR_FUTEX_WAITV && call->nr != NR_FUTEX) {
+		return false;
+	}
+	if (call->nr == NR_FUTEX_WAITV) {
+		if (bpf_probe_read_user(&first, sizeof(first), (void *)call->args[0]))
+			return false;
+		futex->uaddr = first.uaddr;
+		futex->value = first.value;
+		/* FUTEX2_PRIVATE is FUTEX_PRIVATE_FLAG. */
+		futex->op = FUTEX_WAITV | (first.flags & FUTEX_PRIVATE);
+		futex->timeout = call->args[3] != 0;
+	} else if (call->nr == NR_FUTEX_WAIT) {
+		futex->value = call->args[1];
+		futex->op = FUTEX_WAIT_BITSET | (call->args[3] & FUTEX_PRIVATE);
+		futex->timeout = call->args[4] != 0;
+	} else if (call->nr == NR_FUTEX_WAKE) {
+		futex->value = call->args[2];
+		futex->op = FUTEX_WAKE_BITSET | (call->args[3] & FUTEX_PRIVATE);
+		futex->timeout = 0;
+	} else if (call->nr == NR_FUTEX_REQUEUE) {
+		if (bpf_probe_read_user(&first, sizeof(first), (void *)call->args[0]))
+			return false;
+		futex->uaddr = first.uaddr;
+		futex->value = call->args[2];
+		futex->op = FUTEX_CMP_REQUEUE | (first.flags & FUTEX_PRIVATE);
+		futex->timeout = 0;
+	} else if (call->nr == NR_FUTEX || call->compat) {
+		futex->op = call->args[1];
+		futex->value = call->args[2];
+		futex->timeout = call->args[3] != 0;
+	} else {
+		return false;
+	}
+	return true;
+}
+
+static __always_inline bool is_futex_wait(__u32 op)
+{
+	switch (FUTEX_CMD(op)) {
+	case FUTEX_WAIT:
+	case FUTEX_WAIT_BITSET:
+	case FUTEX_WAIT_REQUEUE_PI:
+	case FUTEX_LOCK_PI:
+	case FUTEX_LOCK_PI2:
+	case FUTEX_WAITV:
+		return true;
+	}
+	return false;
+}
+
+static __always_inline bool is_pi(__u32 op)
+{
+	return FUTEX_CMD(op) == FUTEX_LOCK_PI || FUTEX_CMD(op) == FUTEX_LOCK_PI2;
+}
+
+/* The words of [futex - 40, futex + 40). */
+struct futex_words {
+	__u32 word[20];
+};
+
+#define WORD(words, offset) ((words)->word[10 + (offset) / 4])
+
+static __always_inline void read_words(__u64 uaddr, struct futex_words *words)
+{
+	if (!bpf_probe_read_user(words, sizeof(*words), (void *)(uaddr - 40)))
+		return;
+	/* The page before may not be there. */
+	__builtin_memset(words, 0, sizeof(*words));
+	bpf_probe_read_user(&words->word[10], 40, (void *)uaddr);
+}
+
+static __always_inline __u32 classify_value(__u32 value, bool is_thread, bool is_owned)
+{
+	if (is_thread)
+		return VALUE_THREAD;
+	if (is_owned)
+		return VALUE_OWNED_BY_THREAD;
+	switch (value) {
+	case 0:
+		return VALUE_ZERO;
+	case 1:
+		return VALUE_ONE;
+	case 2:
+		return VALUE_TWO;
+	case 3:
+		return VALUE_THREE;
+	case 5:
+		return VALUE_FIVE;
+	case 7:
+		return VALUE_SEVEN;
+	case 0xffffffff:
+		return VALUE_ALL_ONES;
+	case 0x80000010:
+		return VALUE_MUSL_BUSY;
+	case 0x80000000:
+		return VALUE_BIT_31;
+	}
+	if (value & 0x80000000)
+		return VALUE_NEGATIVE;
+	if (value & 0x40000000)
+		return VALUE_BIT_30;
+	/* nptl/pthread_mutex_lock.c: ceiling << PTHREAD_MUTEX_PRIO_CEILING_SHIFT | 2 */
+	if (value >= 1 << 19 && (value & 0x7ffff) == 2)
+		return VALUE_CEILING;
+	return VALUE_OTHER;
+}
+
+static __always_inline __u32 place_of(__u64 uaddr, __u64 sp, __u64 thread_pointer)
+{
+	/* The thread's own record begins there, thread-local variables end there; a thread's stack begins not
+	 * far below, so the order matters. */
+	if (uaddr + 2048 >= thread_pointer && uaddr < thread_pointer + 4096)
+		return PLACE_THREAD_LOCAL;
+	if (uaddr >= sp && uaddr < sp + 65536)
+		return PLACE_OWN_STACK;
+	return PLACE_ELSEWHERE;
+}
+
+/* glibc's flag that a lock is shared between processes: LLL_PRIVATE, LLL_SHARED. */
+static __always_inline bool is_shared_flag(__u32 word)
+{
+	return word == 0 || word == 128;
+}
+
+/*
+ * parking_lot_core's ThreadData: { key at -32, …, token at -8, the word }, in thread-local storage. The lock is
+ * the key. Tokens are lock states of parking_lot's raw_rwlock.rs: 8 exclusive, 16 and 20 shared.
+ */
+static __always_inline __u32 parked_of(const struct futex_words *words,
+				       const struct futex_call *call, __u64 thread_pointer,
+				       __u64 *key)
+{
+	__u64 token;
+	__u8 state;
+
+	if ((call->op & ~FUTEX_CLOCK_REALTIME) != (FUTEX_WAIT | FUTEX_PRIVATE) ||
+	    call->value != 1 || call->compat)
+		return PARKED_NOT;
+	if (call->uaddr > thread_pointer || call->uaddr + 65536 < thread_pointer)
+		return PARKED_NOT;
+	*key = WORD(words, -32) | (__u64)WORD(words, -28) << 32;
+	token = WORD(words, -8) | (__u64)WORD(words, -4) << 32;
+	if (token > 24 || token & 3 || *key < 4096)
+		return PARKED_NOT;
+	/* raw_mutex.rs: LOCKED_BIT | PARKED_BIT, checked just before the thread parks. */
+	if (bpf_probe_read_user(&state, sizeof(state), (void *)*key))
+		return PARKED_NOT;
+	if (token & 16)
+		return PARKED_READ;
+	if (token & 8)
+		return PARKED_WRITE;
+	return (state & 3) == 3 ? PARKED_MUTEX : PARKED_MUTEX_OR_CONDVAR;
+}
+
+/* The bits of site_key.futex, and the owner where the words name a living thread. */
+static __always_inline __u32 look_at_words(const struct futex_call *call,
+					   const struct futex_words *words, __u32 pid_namespace,
+					   struct owner *owner)
+{
+	bool timed_kind = FUTEX_CMD(call->op) == FUTEX_WAIT_BITSET;
+	bool plain_kind = FUTEX_CMD(call->op) == FUTEX_WAIT;
+	bool shared = !(call->op & FUTEX_PRIVATE);
+	bool is_thread = false, is_owned = false;
+	struct thread *thread = 0;
+	__u32 bits = 0;
+
+	if (is_pi(call->op)) {
+		/* FUTEX_TID_MASK */
+		thread = find_thread(pid_namespace, WORD(words, 0) & 0x3fffffff, shared);
+	} else if (call->value >> 31 && call->value != 0xffffffff && (plain_kind || timed_kind)) {
+		thread = find_thread(pid_namespace, call->value & 0x3fffffff, shared);
+		is_owned = thread;
+	} else if (call->value == 2 && (plain_kind || call->timeout)) {
+		/* pthread_mutex_t: __nusers at 12, __kind at 16 */
+		if (WORD(words, 12) && WORD(words, 12) < 0x10000 && !(WORD(words, 16) & ~0x3ff))
+			thread = find_thread(pid_namespace, WORD(words, 8), shared);
+		if (thread)
+			bits |= FUTEX_WORDS_GLIBC_MUTEX;
+	} else if (shared && call->value > 2 && (plain_kind || timed_kind)) {
+		is_thread = find_thread(pid_namespace, call->value, false);
+	}
+	/* pthread_rwlock_t: __readers at 0, __wrphase_futex at 8, __writers_futex at 12, two words that stay 0,
+	 * __cur_writer at 24, __shared at 28 */
+	if (timed_kind && (call->value == 2 || call->value == 3)) {
+		__u32 writer = 0, readers = 0;
+
+		if (WORD(words, -8) && !WORD(words, 8) && !WORD(words, 12) &&
+		    WORD(words, 20) <= 1) {
+			bits |= FUTEX_WORDS_RWLOCK_PHASE;
+			readers = WORD(words, -8);
+			writer = WORD(words, 16);
+		} else if (WORD(words, -12) && !WORD(words, 4) && !WORD(words, 8) &&
+			   WORD(words, 16) <= 1) {
+			bits |= FUTEX_WORDS_RWLOCK_WRITERS;
+			readers = WORD(words, -12);
+			writer = WORD(words, 12);
+		}
+		if (writer) {
+			thread = find_thread(pid_namespace, writer, shared);
+			if (!thread)
+				bits &= ~(FUTEX_WORDS_RWLOCK_PHASE | FUTEX_WORDS_RWLOCK_WRITERS);
+		} else if (bits && readers >> 3) {
+			/* PTHREAD_RWLOCK_READER_SHIFT */
+			owner->state = OWNER_READERS;
+		}
+	}
+	if (thread)
+		owner_is_thread(owner, thread);
+	if (timed_kind) {
+		/* pthread_cond_t: __wrefs at 36, the futex at 40 or 44; a waiter counts 8. */
+		if ((WORD(words, -4) >= 8 && WORD(words, -4) < 1 << 20) ||
+		    (WORD(words, -8) >= 8 && WORD(words, -8) < 1 << 20))
+			bits |= FUTEX_WORDS_GLIBC_COND;
+		/* sem_t: value, waiters, shared */
+		if (!call->value && WORD(words, 4) && WORD(words, 4) < 1 << 20 &&
+		    is_shared_flag(WORD(words, 8)))
+			bits |= FUTEX_WORDS_GLIBC_SEM;
+		/* library/std/src/sys/sync/rwlock/futex.rs: WRITERS_WAITING of the state before */
+		if (WORD(words, -4) & 0x80000000 && !call->timeout)
+			bits |= FUTEX_WORDS_RUST_WRITERS;
+	}
+	/* pthread_barrier_t: in, current_round, count, shared */
+	if (plain_kind && WORD(words, -4) && WORD(words, -4) <= WORD(words, 4) &&
+	    WORD(words, 4) < 1 << 20 && is_shared_flag(WORD(words, 8)))
+		bits |= FUTEX_WORDS_GLIBC_BARRIER;
+	return bits | classify_value(call->value, is_thread, is_owned) << FUTEX_VALUE_SHIFT;
+}
+
+#endif

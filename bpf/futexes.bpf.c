@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Futex waits, from begin to the end of the acquisition, and who ended them. Global functions: see stacks.bpf.c.
+ */
+#include "account.bpf.h"
+#include "futex.bpf.h"
+#include "owner.bpf.h"
+
+/* asm-generic/errno*.h and linux/errno.h */
+#define EINTR 4
+#define ETIMEDOUT 110
+#define EDEADLK 35
+#define ERESTARTSYS 512
+#define ERESTART_RESTARTBLOCK 516
+
+/* Time slices of one wait follow each other at once: CPython's GIL (5 ms), libc++'s atomics (2 s). */
+#define SLICE_GAP_NS 1000000
+
+/* What a futex wait came to. EAGAIN (the word had changed), EFAULT and EINVAL never slept. */
+static __always_inline enum outcome futex_outcome(__u64 ret)
+{
+	__s32 err = -(__s32)ret;
+
+	if (err <= 0)
+		return ACQUIRED;
+	if (err == EINTR || (err >= ERESTARTSYS && err <= ERESTART_RESTARTBLOCK))
+		return INTERRUPTED;
+	if (err == ETIMEDOUT)
+		return TIMED_OUT;
+	if (err == EDEADLK)
+		return ABORTED;
+	return DID_NOT_WAIT;
+}
+
+static __always_inline __u32 value_of(const struct futex_wait *wait)
+{
+	return wait->site.futex >> FUTEX_VALUE_SHIFT & 0xf;
+}
+
+/*
+ * Whether the waiter, if it got the lock, will wake the same word when it releases it. A mutex of three states
+ * is left in the third by whoever waited (glibc's lowlevellock.c, Rust's sync/mutex/futex.rs), so its unlock
+ * calls the kernel; a PI mutex goes through the kernel whenever somebody waits.
+ */
+static __always_inline bool releases_by_wake(const struct futex_wait *wait)
+{
+	__u32 value = value_of(wait);
+
+	return wait->site.lock.kind == KIND_FUTEX_PI || value == VALUE_TWO ||
+	       value == VALUE_OWNED_BY_THREAD || value == VALUE_MUSL_BUSY;
+}
+
+static __always_inline void add_hold(struct lock_stats *lock, __u64 ns)
+{
+	if (!lock)
+		return;
+	__sync_fetch_and_add(&lock->holds, 1);
+	__sync_fetch_and_add(&lock->hold_total_ns, ns);
+	raise_max(&lock->hold_max_ns, ns);
+}
+
+static __always_inline void remember_hold(struct counters *c, struct futex_wait *wait)
+{
+	for (int i = 0; i < MAX_FUTEX_HOLDS; i++) {
+		struct futex_hold *hold = &wait->held[i];
+
+		if (hold->addr && hold->addr != wait->uaddr)
+			continue;
+		hold->addr = wait->uaddr;
+		hold->acquired_ns = wait->end_ns;
+		return;
+	}
+	c->lost[LOSS_FUTEX_HOLDS_TOO_DEEP]++;
+}
+
+static __always_inline void count_release(struct counters *c, const struct futex_wait *wait,
+					  __u32 wakee_tid)
+{
+	struct release_key key = {
+		.lock = wait->site.lock,
+		.stack = wait->waker.stack,
+		.waker_tid = wait->waker.tid,
+		.wakee_tid = wakee_tid,
+	};
+	struct release_stats *stats = bpf_map_lookup_elem(&releases, &key);
+
+	if (!stats) {
+		struct release_stats first = { .waker_tgid = wait->waker.tgid };
+
+		__builtin_memcpy(first.comm, wait->waker.comm, sizeof(first.comm));
+		bpf_map_update_elem(&releases, &key, &first, BPF_NOEXIST);
+		stats = bpf_map_lookup_elem(&releases, &key);
+	}
+	if (stats)
+		__sync_fetch_and_add(&stats->woken, 1);
+	else
+		c->lost[LOSS_RELEASES_MAP_FULL]++;
+}
+
+/* The wait has ended, and nothing more will be added to it. `acquired`: it may hold the lock now. */
+static __always_inline void settle(struct counters *c, struct futex_wait *wait, __u32 tid)
+{
+	struct lock_stats *lock;
+
+	c->events[WAITS_ENDED]++;
+	account(c, &wait->site, wait->end_ns - wait->begin_ns, 0, wait->outcome != ACQUIRED);
+	if (wait->owner.state == OWNER_TASK)
+		owned_by(c, &wait->site.lock, &wait->owner);
+	lock = bpf_map_lookup_elem(&locks, &wait->site.lock);
+	if (lock) {
+		if (wait->owner.state == OWNER_NOBODY)
+			__sync_fetch_and_add(&lock->begun_unowned, 1);
+		else if (wait->owner.state == OWNER_READERS)
+			__sync_fetch_and_add(&lock->begun_read_owned, 1);
+		if (!lock->waiter_tid)
+			lock->waiter_tid = tid;
+		else if (lock->waiter_tid != tid)
+			lock->several_waiters = 1;
+	}
+	wait->begin_ns = 0;
+}
+
+static __always_inline struct futex_wait *futex_wait_of(struct counters *c, __u32 tid)
+{
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+
+	if (wait)
+		return wait;
+	bpf_map_update_elem(&futex_waits, &tid, &zero_futex_wait, BPF_NOEXIST);
+	wait = bpf_map_lookup_elem(&futex_waits, &tid);
+	if (!wait)
+		c->lost[LOSS_FUTEX_WAITS_MAP_FULL]++;
+	return wait;
+}
+
+/* A wait for a word begins where an earlier one for it ended: is that still the same acquisition? */
+static __always_inline bool continues(const struct futex_wait *wait, __u64 uaddr, __u32 bits,
+				      __u64 now)
+{
+	if (wait->uaddr != uaddr)
+		return false;
+	switch (wait->outcome) {
+	case INTERRUPTED:
+		return true;
+	case TIMED_OUT:
+		return bits & FUTEX_TIMEOUT && value_of(wait) != VALUE_TWO &&
+		       now - wait->end_ns < SLICE_GAP_NS;
+	case ACQUIRED:
+		/* Had it got the lock, it would have had to wake the word to release it: woken, and too late. */
+		return value_of(wait) == VALUE_TWO &&
+		       (bits >> FUTEX_VALUE_SHIFT & 0xf) == VALUE_TWO;
+	}
+	return false;
+}
+
+/*
+ * A wait begins; 1: its stack is wanted. `uaddr`, `value`: as the hooked function got them, for waits that are
+ * restarted after a signal, whose call is not in the registers; 0: only the registers are known.
+ */
+__noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
+{
+	struct futex_call call = { .op = FUTEX_CMD(FUTEX_WAIT), .uaddr = uaddr, .value = value };
+	__u32 tid = bpf_get_current_pid_tgid(), tgid = bpf_get_current_pid_tgid() >> 32;
+	__u64 now = bpf_ktime_get_ns(), thread = thread_pointer(), key = 0;
+	struct counters *c = this_cpu_counters();
+	struct futex_words words = {};
+	struct syscall syscall = {};
+	struct lock_stats *lock;
+	struct futex_wait *wait;
+	struct owner owner = {};
+	__u32 bits = 0, parked;
+
+	if (!c)
+		return 0;
+	wait = futex_wait_of(c, tid);
+	if (!wait)
+		return 0;
+	read_syscall((void *)regs, &syscall);
+	if (!decode_futex_call(&syscall, &call)) {
+		if (!uaddr)
+			return 0;
+		bits = FUTEX_OP_UNKNOWN;
+	}
+	if (wait->begin_ns && !wait->end_ns) {
+		/* One function that waits calls another that is hooked. */
+		if (wait->uaddr == call.uaddr && !wait->from_before)
+			return 0;
+		waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
+		c->lost[LOSS_UNPAIRED_BEGIN]++;
+		wait->begin_ns = 0;
+	}
+
+	read_words(call.uaddr, &words);
+	bits |= look_at_words(&call, &words,
+			      key_of_thread((void *)bpf_get_current_task()).pid_namespace, &owner);
+	bits |= call.op & (0x7f | FUTEX_PRIVATE | FUTEX_CLOCK_REALTIME);
+	bits |= place_of(call.uaddr, syscall.sp, thread) << FUTEX_PLACE_SHIFT;
+	if (call.timeout)
+		bits |= FUTEX_TIMEOUT;
+	if (call.compat)
+		bits |= FUTEX_COMPAT;
+
+	if (wait->begin_ns) {
+		if (continues(wait, call.uaddr, bits, now)) {
+			wait->end_ns = 0;
+			wait->merged++;
+			wait->waker.tid = 0;
+			c->events[FUTEX_MERGED]++;
+			lock = lock_stats_if_room(&wait->site.lock);
+			if (lock)
+				__sync_fetch_and_add(&lock->waiting, 1);
+			return 0;
+		}
+		settle(c, wait, tid);
+		if (wait->outcome == ACQUIRED && releases_by_wake(wait))
+			remember_hold(c, wait);
+	}
+
+	parked = parked_of(&words, &call, thread, &key);
+	c->events[WAITS_BEGUN]++;
+	wait->uaddr = call.uaddr;
+	wait->site.lock.addr = parked ? key : call.uaddr;
+	wait->site.lock.tgid = tgid;
+	wait->site.lock.kind = is_pi(call.op) ? KIND_FUTEX_PI : KIND_FUTEX;
+	wait->site.kernel_stack = STACK_NOT_TAKEN;
+	wait->site.user_stack = STACK_LOST;
+	wait->site.tgid = tgid;
+	wait->site.futex = bits | parked << FUTEX_PARKED_SHIFT;
+	wait->end_ns = 0;
+	wait->merged = 0;
+	wait->from_before = 0;
+	wait->owner = owner;
+	wait->waker.tid = 0;
+	bpf_get_current_comm(wait->comm, sizeof(wait->comm));
+	lock = lock_stats_if_room(&wait->site.lock);
+	if (lock)
+		__sync_fetch_and_add(&lock->waiting, 1);
+	*(volatile __u64 *)&wait->begin_ns = now;
+	return 1;
+}
+
+__noinline int futex_has_stack(__u64 stack)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+
+	if (wait)
+		wait->site.user_stack = stack;
+	return 0;
+}
+
+/* Where nothing tells exactly who woke whom: whoever woke the word last. */
+static __always_inline void guess_waker(struct futex_wait *wait, const struct lock_stats *lock)
+{
+	__u32 tid = lock->waker_tid;
+	struct futex_wait *waker = bpf_map_lookup_elem(&futex_waits, &tid);
+
+	if (!waker)
+		return;
+	wait->waker.tid = tid;
+	wait->waker.tgid = wait->site.lock.tgid;
+	wait->waker.stack = waker->wake_stack;
+	__builtin_memcpy(wait->waker.comm, waker->comm, sizeof(wait->waker.comm));
+}
+
+__noinline int futex_leave(__u64 ret)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+	enum outcome outcome = futex_outcome(ret);
+	struct counters *c = this_cpu_counters();
+	struct lock_stats *lock;
+
+	if (!c)
+		return 0;
+	if (!wait || !wait->begin_ns || wait->end_ns) {
+		if (outcome != DID_NOT_WAIT)
+			c->lost[LOSS_UNPAIRED_END]++;
+		return 0;
+	}
+	lock = bpf_map_lookup_elem(&locks, &wait->site.lock);
+	waiter_leaves(lock);
+	if (outcome == DID_NOT_WAIT) {
+		c->events[FUTEX_RETRIES]++;
+		/* The word changed meanwhile; what was waited before is not lost by that. */
+		if (wait->merged)
+			wait->end_ns = bpf_ktime_get_ns();
+		else
+			wait->begin_ns = 0;
+		return 0;
+	}
+	wait->outcome = outcome;
+	wait->end_ns = bpf_ktime_get_ns();
+	if (outcome == ACQUIRED) {
+		if (!wait->waker.tid && lock && lock->waker_tid &&
+		    (!cfg.have_wake_mark || wait->site.lock.kind == KIND_FUTEX_PI))
+			guess_waker(wait, lock);
+		if (wait->waker.tid)
+			count_release(c, wait, tid);
+		if (lock)
+			__sync_fetch_and_add(&lock->woken, 1);
+	}
+	return 0;
+}
+
+/* restart_syscall(2): the wait that a signal interrupted goes on. */
+__noinline int futex_restarts(void)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+	struct counters *c = this_cpu_counters();
+	struct lock_stats *lock;
+
+	if (!c || !wait || !wait->begin_ns || !wait->end_ns || wait->outcome != INTERRUPTED)
+		return 0;
+	wait->end_ns = 0;
+	wait->merged++;
+	c->events[FUTEX_MERGED]++;
+	lock = lock_stats_if_room(&wait->site.lock);
+	if (lock)
+		__sync_fetch_and_add(&lock->waiting, 1);
+	return 0;
+}
+
+__noinline int futex_is_waiting(void)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+
+	return wait && wait->begin_ns && !wait->end_ns;
+}
+
+/* The current thread is about to wake a word; 1: somebody may wait for it, and the stack is wanted. */
+__noinline int futex_release(__u64 uaddr, __u32 kind, __u32 wake)
+{
+	__u32 tid = bpf_get_current_pid_tgid(), tgid = bpf_get_current_pid_tgid() >> 32;
+	struct lock_key key = { .addr = uaddr, .tgid = tgid, .kind = kind };
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+	struct lock_stats *lock = bpf_map_lookup_elem(&locks, &key);
+	struct counters *c = this_cpu_counters();
+	__u64 now;
+
+	if (!c)
+		return 0;
+	if (wait) {
+		now = bpf_ktime_get_ns();
+		if (wait->begin_ns && wait->end_ns && wait->uaddr == uaddr) {
+			if (wait->outcome == ACQUIRED && releases_by_wake(wait))
+				add_hold(lock, now - wait->end_ns);
+			settle(c, wait, tid);
+		}
+		for (int i = 0; i < MAX_FUTEX_HOLDS; i++) {
+			if (wait->held[i].addr != uaddr)
+				continue;
+			add_hold(lock, now - wait->held[i].acquired_ns);
+			wait->held[i].addr = 0;
+			break;
+		}
+	}
+	/* Of parking_lot the word is the waiter's own, and the lock is known when it ends. */
+	if (!lock)
+		return 0;
+	__sync_fetch_and_add(&lock->wake_calls, 1);
+	if (wake == 0x7fffffff)
+		__sync_fetch_and_add(&lock->wake_all_calls, 1);
+	if (!lock->waiting)
+		return 0;
+	if (!wait) {
+		wait = futex_wait_of(c, tid);
+		if (!wait)
+			return 0;
+		bpf_get_current_comm(wait->comm, sizeof(wait->comm));
+	}
+	wait->wake_stack = STACK_NOT_TAKEN;
+	return 1;
+}
+
+__noinline int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct lock_key key = { .addr = uaddr,
+				.tgid = bpf_get_current_pid_tgid() >> 32,
+				.kind = kind };
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+	struct lock_stats *lock = bpf_map_lookup_elem(&locks, &key);
+
+	if (!wait || !lock)
+		return 0;
+	wait->wake_stack = stack;
+	lock->waker_tid = tid;
+	return 0;
+}
+
+/* The current thread wakes this one, under the lock of a futex bucket: only look-ups here. */
+__noinline int futex_wakes(__u32 wakee_tid)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	__u32 tid = id;
+	struct futex_wait *wakee = bpf_map_lookup_elem(&futex_waits, &wakee_tid);
+	const struct task_struct *task = (void *)bpf_get_current_task();
+	struct futex_wait *waker;
+
+	if (!wakee || !wakee->begin_ns || wakee->end_ns)
+		return 0;
+	waker = bpf_map_lookup_elem(&futex_waits, &tid);
+	wakee->waker.tid = tid;
+	wakee->waker.tgid = id >> 32;
+	wakee->waker.stack = STACK_NOT_TAKEN;
+	/* The stack is that of this system call; a thread that exits makes none. */
+	if (waker && waker->wake_stack && !(BPF_CORE_READ(task, flags) & PF_EXITING))
+		wakee->waker.stack = waker->wake_stack;
+	bpf_get_current_comm(wakee->waker.comm, sizeof(wakee->waker.comm));
+	return 0;
+}
+
+__noinline int futex_thread_exits(void)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+	struct counters *c = this_cpu_counters();
+
+	if (!c || !wait)
+		return 0;
+	if (wait->begin_ns && wait->end_ns) {
+		settle(c, wait, tid);
+	} else if (wait->begin_ns) {
+		waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
+		c->lost[LOSS_UNPAIRED_BEGIN]++;
+	}
+	bpf_map_delete_elem(&futex_waits, &tid);
+	return 0;
+}
