@@ -17,7 +17,7 @@ use std::path::PathBuf;
 const FD_RESERVE: u64 = 128;
 
 /// Index of a kept-open file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(u32);
 
 /// From the first byte to one past the last.
@@ -188,9 +188,7 @@ impl Images {
 
     /// Whether an executable mapping was still there at the latest snapshot.
     pub fn is_latest(&self, pid: u32, mapping: &Mapping) -> bool {
-        self.processes
-            .get(&pid)
-            .is_some_and(|process| process.latest.binary_search(&mapping.start).is_ok())
+        self.processes.get(&pid).is_some_and(|process| process.latest.binary_search(&mapping.start).is_ok())
     }
 
     pub fn file(&self, id: FileId) -> &File {
@@ -524,7 +522,8 @@ not a mapping
     #[test]
     fn shared_mappings_are_kept_whatever_their_protection() {
         let maps = parse_maps(DATA);
-        let shared: Vec<_> = maps.shared.iter().map(|mapping| (mapping.inode, mapping.path.as_str())).collect();
+        let shared: Vec<_> =
+            maps.shared.iter().map(|mapping| (mapping.inode, mapping.path.as_str())).collect();
         assert_eq!(shared, [(7, "/dev/shm/my queue"), (8, "/memfd:ring"), (9, "/dev/zero")]);
         assert_eq!(maps.shared[0].offset_of(0x8040), 0x3040);
         let code: Vec<u64> = maps.code.iter().map(|mapping| mapping.start).collect();

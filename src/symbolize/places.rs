@@ -276,3 +276,112 @@ fn number(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
     let bytes = bytes.get(at..at + length)?;
     Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(offset: u64, vaddr: u64, file_size: u64, size: u64, executable: bool) -> Segment {
+        Segment { offset, vaddr, file_size, size, executable }
+    }
+
+    /// As lld lays a program out: every segment starts in the page that the one before ends in.
+    fn lld() -> Vec<Segment> {
+        vec![
+            segment(0, 0, 0x7d0, 0x7d0, false),
+            segment(0x7d0, 0x17d0, 0x1900, 0x1900, true),
+            segment(0x20d0, 0x40d0, 0x200, 0x200, false),
+            segment(0x22d0, 0x52d0, 0x40, 0x30000, false),
+        ]
+    }
+
+    fn code(start: u64, end: u64, offset: u64) -> Mapping {
+        let (dev, path) = ("08:01".to_string(), "/opt/prog".to_string());
+        Mapping { start, end, offset, dev, inode: 1, path, file: None }
+    }
+
+    #[test]
+    fn the_load_bias_comes_from_any_part_of_the_code() {
+        const BASE: u64 = 0x5555_5555_0000;
+        assert_eq!(bias(&lld(), &code(BASE + 0x1000, BASE + 0x4000, 0)), Some(BASE));
+        // After an mprotect of the middle page, or what an exec left of it.
+        assert_eq!(bias(&lld(), &code(BASE + 0x2000, BASE + 0x3000, 0x1000)), Some(BASE));
+        assert_eq!(bias(&lld(), &code(BASE, BASE + 0x1000, 0x7000)), None, "not of its code");
+        // Linked where it runs.
+        let fixed = vec![segment(0x1000, 0x401000, 0x500, 0x500, true)];
+        assert_eq!(bias(&fixed, &code(0x401000, 0x402000, 0x1000)), Some(0));
+        // Linked above where it runs.
+        let high = vec![segment(0, 0xffff_0000, 0x500, 0x500, true)];
+        assert_eq!(bias(&high, &code(0x1000, 0x2000, 0)), Some(0x1000_u64.wrapping_sub(0xffff_0000)));
+    }
+
+    #[test]
+    fn of_two_segments_in_one_page_the_one_that_starts_there_is_mapped() {
+        let two =
+            vec![segment(0x1000, 0x1000, 0x1800, 0x1800, true), segment(0x2800, 0x13800, 0x800, 0x800, true)];
+        assert_eq!(bias(&two, &code(0x7000_2000_3000, 0x7000_2000_4000, 0x2000)), Some(0x7000_1fff_0000));
+    }
+
+    #[test]
+    fn memory_beyond_the_file_belongs_to_the_module_and_its_end_does_not() {
+        let mapping = code(0x10_1000, 0x10_4000, 0);
+        let segments = lld();
+        let bias = bias(&segments, &mapping).unwrap();
+        let module = Module { file: FileId::default(), mapping: &mapping, segments, bias, latest: true };
+        assert_eq!(module.vaddr(0x10_52d0), Some(0x52d0));
+        assert_eq!(module.vaddr(0x10_0000 + 0x352cf), Some(0x352cf));
+        assert_eq!(module.vaddr(0x10_0000 + 0x352d0), None);
+        assert_eq!(module.vaddr(0x10_42d0), None, "between two segments");
+        assert_eq!(module.vaddr(0xf_ffff), None, "below the file");
+    }
+
+    fn put(bytes: &mut [u8], at: usize, length: usize, value: u64) {
+        bytes[at..at + length].copy_from_slice(&value.to_le_bytes()[..length]);
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Vec<Segment>> {
+        parse_segments(&|offset, length| {
+            let offset = usize::try_from(offset).ok()?;
+            Some(bytes.get(offset..offset.checked_add(length)?)?.to_vec())
+        })
+    }
+
+    #[test]
+    fn segments_of_both_widths_are_read() {
+        let wide = {
+            let mut bytes = vec![0; 64 + 2 * 56];
+            bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            put(&mut bytes, 32, 8, 64);
+            put(&mut bytes, 54, 2, 56);
+            put(&mut bytes, 56, 2, 2);
+            // The first is PT_NOTE.
+            put(&mut bytes, 64, 4, 4);
+            let at = 64 + 56;
+            put(&mut bytes, at, 4, 1);
+            put(&mut bytes, at + 4, 4, 5);
+            for (field, value) in [(8, 0x1000), (16, 0x40_1000), (32, 0x200), (40, 0x300)] {
+                put(&mut bytes, at + field, 8, value);
+            }
+            bytes
+        };
+        let narrow = {
+            let mut bytes = vec![0; 52 + 32];
+            bytes[..6].copy_from_slice(b"\x7fELF\x01\x01");
+            put(&mut bytes, 28, 4, 52);
+            put(&mut bytes, 42, 2, 32);
+            put(&mut bytes, 44, 2, 1);
+            for (field, value) in [(0, 1), (4, 0x1000), (8, 0x40_1000), (16, 0x200), (20, 0x300), (24, 5)] {
+                put(&mut bytes, 52 + field, 4, value);
+            }
+            bytes
+        };
+        let expected = vec![segment(0x1000, 0x40_1000, 0x200, 0x300, true)];
+        assert_eq!(parse(&wide), Some(expected.clone()));
+        assert_eq!(parse(&narrow), Some(expected));
+        assert_eq!(parse(&wide[..100]), None, "cut off");
+        assert_eq!(
+            parse(b"#!/bin/sh\nexit 0 # a script that is longer than the header of an ELF file"),
+            None
+        );
+    }
+}
