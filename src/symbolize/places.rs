@@ -149,7 +149,8 @@ fn variable(found: &Symbolized<'_>) -> Option<(String, u64)> {
     let sym = found.as_sym().filter(|sym| sym.size.is_some())?;
     // A variable that the program has a copy of: `environ@@GLIBC_2.2.5`.
     let name = sym.name.split('@').next().filter(|name| !name.is_empty())?;
-    Some((clean(name).to_string(), sym.offset as u64))
+    // Without arguments, C++ names look like Rust's to the demangler, which then leaves this as it is.
+    Some((clean(name).replace("_GLOBAL__N_1", "(anonymous namespace)"), sym.offset as u64))
 }
 
 /// A file that a process has loaded.
