@@ -164,21 +164,24 @@ static char before[100000];
 static struct { char before[16]; pthread_mutex_t lock; } cache;
 pthread_mutex_t plain;
 
-static void wake(int signal) { (void)signal; }
+static volatile sig_atomic_t last_signal;
+static void note(int signal) { last_signal = signal; }
 
 int main(int argc, char **argv)
 {
 	pthread_mutex_t on_stack;
 	char path[4096];
-	void *library;
+	void *library, *hidden = 0;
 	int file;
 
-	signal(SIGUSR1, wake);
+	signal(SIGUSR1, note);
+	signal(SIGUSR2, note);
 	snprintf(path, sizeof(path), "%s/library.so", argv[1]);
 	library = dlopen(path, RTLD_NOW);
 	if (library) {
 		printf("exported %p\n", dlsym(library, "exported"));
-		printf("hidden %p\n", ((void *(*)(void))dlsym(library, "address_of_hidden"))());
+		hidden = ((void *(*)(void))dlsym(library, "address_of_hidden"))();
+		printf("hidden %p\n", hidden);
 	}
 	snprintf(path, sizeof(path), "%s/shared", argv[1]);
 	file = open(path, O_RDWR);
@@ -198,11 +201,14 @@ int main(int argc, char **argv)
 	printf("stack %p\nready 0x0\n", (void *)&on_stack);
 	memset(before, argc, sizeof(before));
 	fflush(stdout);
-	pause();
-	if (library)
-		dlclose(library);
-	pause();
-	return 0;
+	while (last_signal != SIGUSR1)
+		pause();
+	dlclose(library);
+	while (last_signal != SIGUSR2)
+		pause();
+	mmap((void *)((long)hidden & -4096), 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	for (;;)
+		pause();
 }
 "#;
 
@@ -668,6 +674,19 @@ fn a_mutex_of_a_shared_library_is_named_by_its_variable() {
 }
 
 #[test]
+fn a_variable_is_no_part_of_the_stack_or_thread_storage_beside_it() {
+    let (dir, running) = places(&[], tempfile::tempdir().unwrap());
+    let mut profile = running.locks(&[]);
+    // All that the waiters can tell is that the address is near.
+    profile.locks = vec![
+        running.lock("hidden", (true, FutexPlace::OwnStack)),
+        running.lock("exported", (false, FutexPlace::ThreadLocal)),
+    ];
+    let (profile, _) = symbolize_after_death(running, dir, profile);
+    assert_eq!(lock_names(&profile), [Some("library.so`hidden+0x320"), Some("library.so`exported")]);
+}
+
+#[test]
 fn a_global_without_a_symbol_is_known_by_its_address_in_the_file() {
     // Linked where it runs, so that the address of the process is that of the file.
     let (dir, running) = places(&["-s", "-no-pie", "-fno-pie"], tempfile::tempdir().unwrap());
@@ -775,23 +794,31 @@ fn a_lock_of_a_process_without_a_snapshot_has_no_place() {
 }
 
 #[test]
-fn a_mutex_of_a_closed_library_keeps_its_name() {
-    let (dir, running) = places(&[], tempfile::tempdir().unwrap());
+fn a_mutex_of_a_closed_library_keeps_its_name_until_its_place_is_taken() {
+    let (_dir, running) = places(&[], tempfile::tempdir().unwrap());
     let pid = running.pid();
     let mut images = Images::new();
     images.snapshot(pid).unwrap();
-    let maps = || std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    assert!(maps().contains("library.so"));
-    // It may not have come to its pause yet, and a signal before that would be lost.
-    while maps().contains("library.so") {
-        // SAFETY: a signal to our own child.
-        assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGUSR1) }, 0);
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    let page = format!("{:x}-", running.addrs["hidden"] & !0xfff);
+    let wait_until = |signal, reached: &dyn Fn(&str) -> bool| {
+        while !reached(&std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap()) {
+            // Again and again: one that comes just before its pause is lost.
+            // SAFETY: a signal to our own child.
+            assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    let names = |images: &Images| {
+        let mut profile = running.locks(&["hidden", "cache"]);
+        symbolize(&mut profile, images, &KernelSymbols::default());
+        profile.locks.into_iter().map(|lock| lock.name).collect::<Vec<_>>()
+    };
+    let [hidden, cache] =
+        ["library.so`hidden+0x320", "program`cache+0x10"].map(|name| Some(name.to_string()));
+    wait_until(libc::SIGUSR1, &|maps| !maps.contains("library.so"));
     images.snapshot(pid).unwrap();
-    let mut profile = running.locks(&["hidden", "cache"]);
-    drop(running);
-    drop(dir);
-    symbolize(&mut profile, &images, &KernelSymbols::default());
-    assert_eq!(lock_names(&profile), [Some("library.so`hidden+0x320"), Some("program`cache+0x10")]);
+    assert_eq!(names(&images), [hidden, cache.clone()]);
+    wait_until(libc::SIGUSR2, &|maps| maps.lines().any(|line| line.starts_with(&page)));
+    images.snapshot(pid).unwrap();
+    assert_eq!(names(&images), [None, cache]);
 }
