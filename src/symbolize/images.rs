@@ -1,5 +1,5 @@
-//! What must be taken from a process while it lives: its mappings, its name, and an open descriptor
-//! of every file it executes.
+//! What must be taken from a process while it lives: its mappings of code and of shared memory, its
+//! name, and an open descriptor of every file it executes.
 //!
 //! The descriptors are the point. After the process is gone its `/proc` directory is gone too, and
 //! its files may be deleted, replaced, or never have been visible in our mount namespace. A
@@ -17,10 +17,13 @@ use std::path::PathBuf;
 const FD_RESERVE: u64 = 128;
 
 /// Index of a kept-open file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(u32);
 
-/// An executable mapping of a process.
+/// From the first byte to one past the last.
+type Range = std::ops::Range<u64>;
+
+/// An executable or a shared mapping of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     pub start: u64,
@@ -33,7 +36,8 @@ pub struct Mapping {
     pub inode: u64,
     /// As `/proc/PID/maps` shows it, without ` (deleted)`. Empty for anonymous memory.
     pub path: String,
-    /// `None`: nothing to open (anonymous, vdso), or it could not be opened (counted in [`Images`]).
+    /// `None`: nothing to open (anonymous, vdso, not executable), or it could not be opened (counted in
+    /// [`Images`]).
     pub file: Option<FileId>,
 }
 
@@ -75,8 +79,16 @@ impl Mapping {
 struct Process {
     comm: Option<String>,
     exe: Option<PathBuf>,
-    /// By start, never overlapping.
+    /// The executable ones, by start, never overlapping.
     mappings: Vec<Mapping>,
+    /// The same of shared memory.
+    shared: Vec<Mapping>,
+    /// Where the executable mappings of the latest snapshot start: the others are from before it.
+    latest: Vec<u64>,
+    /// All that the latest snapshot has mapped, without the seams.
+    mapped: Vec<Range>,
+    /// The main thread's stack, once for each program the process has run.
+    stacks: Vec<Range>,
 }
 
 /// Snapshots of processes. Taking one again adds what is new and is cheap when nothing is.
@@ -148,9 +160,35 @@ impl Images {
     }
 
     pub fn mapping(&self, pid: u32, addr: u64) -> Option<&Mapping> {
-        let mappings = self.mappings(pid);
-        let after = mappings.partition_point(|mapping| mapping.start <= addr);
-        mappings[..after].last().filter(|mapping| mapping.contains(addr))
+        find(self.mappings(pid), addr)
+    }
+
+    /// Whether there is a snapshot of the process.
+    pub fn knows(&self, pid: u32) -> bool {
+        self.processes.contains_key(&pid)
+    }
+
+    /// The mapping of shared memory at an address.
+    pub fn shared_mapping(&self, pid: u32, addr: u64) -> Option<&Mapping> {
+        find(&self.processes.get(&pid)?.shared, addr)
+    }
+
+    /// Whether an address is on the stack of the main thread, as far as it had grown.
+    pub fn on_main_stack(&self, pid: u32, addr: u64) -> bool {
+        self.processes.get(&pid).is_some_and(|process| covers(&process.stacks, addr))
+    }
+
+    /// Whether the latest snapshot has anything mapped at this address.
+    pub fn is_mapped(&self, pid: u32, addr: u64) -> bool {
+        self.processes.get(&pid).is_some_and(|process| {
+            let before = process.mapped.partition_point(|range| range.start <= addr);
+            covers(&process.mapped[before.saturating_sub(1)..before], addr)
+        })
+    }
+
+    /// Whether an executable mapping was still there at the latest snapshot.
+    pub fn is_latest(&self, pid: u32, mapping: &Mapping) -> bool {
+        self.processes.get(&pid).is_some_and(|process| process.latest.binary_search(&mapping.start).is_ok())
     }
 
     pub fn file(&self, id: FileId) -> &File {
@@ -167,9 +205,9 @@ impl Images {
         if maps.is_empty() && is_dead(pid) {
             return Err(ErrorKind::NotFound.into());
         }
-        let mut mappings = parse_maps(&maps);
+        let mut maps = parse_maps(&maps);
         let known = self.processes.remove(&pid).unwrap_or_default();
-        for mapping in &mut mappings {
+        for mapping in &mut maps.code {
             if !mapping.is_file() {
                 continue;
             }
@@ -183,10 +221,20 @@ impl Images {
             .ok()
             .map(|comm| String::from_utf8_lossy(comm.trim_ascii_end()).into_owned());
         let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let mut stacks = known.stacks;
+        if let Some(stack) = maps.stack {
+            stacks.retain(|known| known.end != stack.end);
+            stacks.push(stack);
+        }
         let process = Process {
             comm: comm.or(known.comm),
             exe: exe.or(known.exe),
-            mappings: merge(known.mappings, mappings),
+            latest: maps.code.iter().map(|mapping| mapping.start).collect(),
+            mappings: merge(known.mappings, maps.code),
+            // Whatever takes the place of shared memory ends it. Code may be in stacks from before that.
+            shared: sorted(uncovered(known.shared, &maps.mapped), maps.shared),
+            mapped: maps.mapped,
+            stacks,
         };
         self.processes.insert(pid, process);
         Ok(())
@@ -322,12 +370,52 @@ fn is_dead(pid: u32) -> bool {
     matches!(state, None | Some('Z' | 'X' | 'x'))
 }
 
-/// The executable mappings in the text of a `/proc/PID/maps`, by address.
-fn parse_maps(text: &[u8]) -> Vec<Mapping> {
-    text.split(|byte| *byte == b'\n').filter_map(parse_maps_line).collect()
+/// What is kept of the text of a `/proc/PID/maps`, by address.
+#[derive(Debug, Default)]
+struct Maps {
+    /// The executable mappings.
+    code: Vec<Mapping>,
+    /// The shared ones, executable or not.
+    shared: Vec<Mapping>,
+    /// Everything, without the seams.
+    mapped: Vec<Range>,
+    stack: Option<Range>,
 }
 
-fn parse_maps_line(line: &[u8]) -> Option<Mapping> {
+fn parse_maps(text: &[u8]) -> Maps {
+    let mut maps = Maps::default();
+    for line in text.split(|byte| *byte == b'\n') {
+        // Most lines are neither code nor shared: they are read no further than they are needed.
+        let Some((range, perms)) = parse_range(line) else { continue };
+        match maps.mapped.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => maps.mapped.push(range.clone()),
+        }
+        let (code, shared) = (perms.get(2) == Some(&b'x'), perms.get(3) == Some(&b's'));
+        if code || shared {
+            let Some(mapping) = parse_mapping(line, range) else { continue };
+            if shared {
+                maps.shared.push(mapping.clone());
+            }
+            if code {
+                maps.code.push(mapping);
+            }
+        } else if line.ends_with(b"[stack]") {
+            maps.stack = Some(range);
+        }
+    }
+    maps
+}
+
+/// The addresses of a line, and its permissions.
+fn parse_range(line: &[u8]) -> Option<(Range, &[u8])> {
+    let mut fields = line.splitn(3, |byte| *byte == b' ');
+    let (range, perms) = (fields.next()?, fields.next()?);
+    let (start, end) = std::str::from_utf8(range).ok()?.split_once('-')?;
+    Some((u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?, perms))
+}
+
+fn parse_mapping(line: &[u8], range: Range) -> Option<Mapping> {
     // 7f1c2a-7f1c2b r-xp 00026000 08:01 1835016    /usr/lib/libc.so.6 (deleted)
     let line = String::from_utf8_lossy(line);
     let mut rest = line.as_ref();
@@ -336,15 +424,11 @@ fn parse_maps_line(line: &[u8]) -> Option<Mapping> {
         rest = after;
         field
     };
-    let (range, perms, offset, dev, inode) = (field(), field(), field(), field(), field());
-    if perms.as_bytes().get(2) != Some(&b'x') {
-        return None;
-    }
-    let (start, end) = range.split_once('-')?;
+    let (_range, _perms, offset, dev, inode) = (field(), field(), field(), field(), field());
     let path = rest.trim_start();
     Some(Mapping {
-        start: u64::from_str_radix(start, 16).ok()?,
-        end: u64::from_str_radix(end, 16).ok()?,
+        start: range.start,
+        end: range.end,
         offset: u64::from_str_radix(offset, 16).ok()?,
         dev: dev.to_string(),
         inode: inode.parse().ok()?,
@@ -353,29 +437,48 @@ fn parse_maps_line(line: &[u8]) -> Option<Mapping> {
     })
 }
 
+/// The mapping at an address, of a list by start.
+fn find(mappings: &[Mapping], addr: u64) -> Option<&Mapping> {
+    let after = mappings.partition_point(|mapping| mapping.start <= addr);
+    mappings[..after].last().filter(|mapping| mapping.contains(addr))
+}
+
+fn covers(ranges: &[Range], addr: u64) -> bool {
+    ranges.iter().any(|range| range.contains(&addr))
+}
+
 /// The new mappings, and what they leave of the old ones.
 fn merge(old: Vec<Mapping>, new: Vec<Mapping>) -> Vec<Mapping> {
-    let mut merged = Vec::with_capacity(new.len());
-    for mapping in old {
+    let taken: Vec<Range> = new.iter().map(|mapping| mapping.start..mapping.end).collect();
+    sorted(uncovered(old, &taken), new)
+}
+
+fn sorted(mut mappings: Vec<Mapping>, more: Vec<Mapping>) -> Vec<Mapping> {
+    mappings.extend(more);
+    mappings.sort_by_key(|mapping| mapping.start);
+    mappings
+}
+
+/// What is left of mappings outside of ranges that are in order and do not overlap.
+fn uncovered(mappings: Vec<Mapping>, taken: &[Range]) -> Vec<Mapping> {
+    let mut left = Vec::new();
+    for mapping in mappings {
         let mut rest = mapping;
-        for newer in &new {
-            if newer.end <= rest.start || rest.end <= newer.start {
-                continue;
+        let first = taken.partition_point(|range| range.end <= rest.start);
+        let end = rest.end;
+        for range in taken[first..].iter().take_while(|range| range.start < end) {
+            if rest.start < range.start {
+                left.push(Mapping { end: range.start, ..rest.clone() });
             }
-            if rest.start < newer.start {
-                merged.push(Mapping { end: newer.start, ..rest.clone() });
-            }
-            let start = newer.end.min(rest.end);
+            let start = range.end.min(end);
             rest.offset += start - rest.start;
             rest.start = start;
         }
         if rest.start < rest.end {
-            merged.push(rest);
+            left.push(rest);
         }
     }
-    merged.extend(new);
-    merged.sort_by_key(|mapping| mapping.start);
-    merged
+    left
 }
 
 #[cfg(test)]
@@ -397,12 +500,43 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0  [vsyscall]
 
     #[test]
     fn executable_mappings_are_parsed() {
-        let mappings = parse_maps(MAPS);
+        let mappings = parse_maps(MAPS).code;
         let modules: Vec<&str> = mappings.iter().map(Mapping::module).collect();
         assert_eq!(modules, ["prog", "[jit]", "libc.so.6", "[vdso]", "[vsyscall]"]);
         assert_eq!(mappings[0].path, "/opt/my app/prog");
         assert_eq!(mappings[2].offset_of(0x7f0000002010), 0x26010);
         assert_eq!((mappings[2].inode, mappings[2].dev.as_str()), (12, "08:01"));
+    }
+
+    const DATA: &[u8] = b"\
+1000-2000 r-xp 00000000 08:01 11   /opt/prog
+2000-3000 rw-p 00001000 08:01 11   /opt/prog
+3000-4000 rw-p 00000000 00:00 0    [heap]
+8000-9000 rw-s 00003000 00:1a 7    /dev/shm/my queue (deleted)
+9000-a000 r--s 00000000 00:01 8    /memfd:ring (deleted)
+c000-d000 rwxs 00000000 00:01 9    /dev/zero (deleted)
+f000-11000 rw-p 00000000 00:00 0   [stack]
+not a mapping
+";
+
+    #[test]
+    fn shared_mappings_are_kept_whatever_their_protection() {
+        let maps = parse_maps(DATA);
+        let shared: Vec<_> =
+            maps.shared.iter().map(|mapping| (mapping.inode, mapping.path.as_str())).collect();
+        assert_eq!(shared, [(7, "/dev/shm/my queue"), (8, "/memfd:ring"), (9, "/dev/zero")]);
+        assert_eq!(maps.shared[0].offset_of(0x8040), 0x3040);
+        let code: Vec<u64> = maps.code.iter().map(|mapping| mapping.start).collect();
+        assert_eq!(code, [0x1000, 0xc000]);
+        assert_eq!(maps.mapped, [0x1000..0x4000, 0x8000..0xa000, 0xc000..0xd000, 0xf000..0x11000]);
+        assert_eq!(maps.stack, Some(0xf000..0x11000));
+    }
+
+    #[test]
+    fn shared_memory_ends_where_something_else_was_mapped() {
+        let left = uncovered(parse_maps(DATA).shared, &[0x1000..0x8400, 0x8800..0x9000, 0x9800..0x20000]);
+        let left: Vec<_> = left.iter().map(|left| (left.start..left.end, left.offset)).collect();
+        assert_eq!(left, [(0x8400..0x8800, 0x3400), (0x9000..0x9800, 0)]);
     }
 
     #[test]
@@ -423,7 +557,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0  [vsyscall]
 
     #[test]
     fn merging_the_same_mappings_changes_nothing() {
-        let mappings = parse_maps(MAPS);
+        let mappings = parse_maps(MAPS).code;
         assert_eq!(merge(mappings.clone(), mappings.clone()), mappings);
     }
 

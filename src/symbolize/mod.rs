@@ -6,6 +6,7 @@
 pub mod callsite;
 mod images;
 mod kernel;
+mod places;
 mod realtime;
 mod user;
 
@@ -25,7 +26,8 @@ pub fn symbolize(profile: &mut Profile, images: &Images, kernel: &KernelSymbols)
             symbolize_kernel_frame(frame, kernel);
         }
     }
-    let user = user::symbolize(&mut profile.frames, images);
+    let symbolizer = user::symbolizer();
+    let user = user::symbolize(&symbolizer, &mut profile.frames, images);
 
     realtime::refine(profile);
     for lock in &mut profile.locks {
@@ -33,6 +35,7 @@ pub fn symbolize(profile: &mut Profile, images: &Images, kernel: &KernelSymbols)
             lock.name = kernel.data_symbol(lock.addr);
         }
     }
+    places::find(&symbolizer, &mut profile.locks, images);
     let call_sites: Vec<_> = profile.locks.iter().map(|lock| callsite::of_lock(lock, profile)).collect();
     for (lock, call_site) in profile.locks.iter_mut().zip(call_sites) {
         if call_site.is_some() {

@@ -16,7 +16,7 @@ pub struct Outcome {
 }
 
 /// Fills the frames of user space that have no functions yet.
-pub fn symbolize(frames: &mut [Frame], images: &Images) -> Outcome {
+pub fn symbolize(symbolizer: &Symbolizer, frames: &mut [Frame], images: &Images) -> Outcome {
     let mut wanted: BTreeMap<FileId, Vec<u64>> = BTreeMap::new();
     let mut pending: Vec<(usize, FileId, u64)> = Vec::new();
     for (index, frame) in frames.iter_mut().enumerate() {
@@ -31,13 +31,12 @@ pub fn symbolize(frames: &mut [Frame], images: &Images) -> Outcome {
         }
     }
 
-    let symbolizer = Symbolizer::builder().enable_auto_reload(false).build();
     let mut outcome = Outcome::default();
     let mut found: HashMap<(FileId, u64), Vec<Function>> = HashMap::new();
     for (file, mut offsets) in wanted {
         offsets.sort_unstable();
         offsets.dedup();
-        match symbolize_file(&symbolizer, images, file, &offsets) {
+        match symbolize_file(symbolizer, images, file, &offsets) {
             Some(functions) => {
                 found.extend(offsets.iter().map(|offset| (file, *offset)).zip(functions));
             }
@@ -50,6 +49,16 @@ pub fn symbolize(frames: &mut [Frame], images: &Images) -> Outcome {
         }
     }
     outcome
+}
+
+/// Keeps what it has read of every file: one for all that is to be named.
+pub fn symbolizer() -> Symbolizer {
+    Symbolizer::builder().enable_auto_reload(false).build()
+}
+
+/// By which blazesym opens a kept file.
+pub fn path_of(images: &Images, file: FileId) -> String {
+    format!("/proc/self/fd/{}", images.file(file).as_raw_fd())
 }
 
 /// Where to look a frame up; `None` for frames that are done, of the kernel, or outside every mapping.
@@ -70,7 +79,7 @@ fn symbolize_file(
     file: FileId,
     offsets: &[u64],
 ) -> Option<Vec<Vec<Function>>> {
-    let path = format!("/proc/self/fd/{}", images.file(file).as_raw_fd());
+    let path = path_of(images, file);
     let look_up = |debug_syms, offsets: &[u64]| {
         let mut source = Elf::new(&path);
         source.debug_syms = debug_syms;
@@ -121,10 +130,15 @@ fn functions(sym: Option<&Sym>, elf_name: Option<&str>) -> Vec<Function> {
 
 fn function(name: &str, code: Option<&CodeInfo>) -> Function {
     Function {
-        name: strip_rust_hash(without_clone(name)).to_string(),
+        name: clean(name).to_string(),
         file: code.map(|code| code.to_path().to_string_lossy().into_owned()).filter(|file| !file.is_empty()),
         line: code.and_then(|code| code.line).filter(|line| *line != 0),
     }
+}
+
+/// A demangled name without what the compiler added to it.
+pub fn clean(name: &str) -> &str {
+    strip_rust_hash(without_clone(name))
 }
 
 /// DWARF gives members of unnamed namespaces and of lambdas only their last name (`_M_run`,
