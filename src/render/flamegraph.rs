@@ -33,7 +33,11 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> anyh
     let subtitle = elide(&subtitle(profile, options.view), SUBTITLE_CHARS);
     let total_ns: u64 = merged.values().sum();
     if total_ns == 0 {
-        return Ok(write_empty(&title, &elide(&notes::no_waits(profile, options.view), SUBTITLE_CHARS), out)?);
+        return Ok(write_empty(
+            &title,
+            &elide(&notes::no_waits(profile, options.view), SUBTITLE_CHARS),
+            out,
+        )?);
     }
 
     let (factor, unit) = unit_for(total_ns);

@@ -115,7 +115,10 @@ pub(super) fn no_waits(profile: &Profile, view: View) -> String {
             View::Contention => ("contention", "nobody had to wait for a lock"),
             View::Idle => ("idle waits", "nobody waited for anything but locks"),
         };
-        format!("No {what} seen: {hooks} attached and reached {} times, and {whose}.", count(events.events_seen))
+        format!(
+            "No {what} seen: {hooks} attached and reached {} times, and {whose}.",
+            count(events.events_seen)
+        )
     } else if events.waits_begun > 0 {
         format!(
             "{} waits began, and none of them is in this profile: see what was lost.",
