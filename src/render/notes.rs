@@ -3,7 +3,7 @@
 use super::View;
 use super::table::write_wrapped;
 use super::text::{clean, width, wrap};
-use crate::model::{Backend, EndReason, Profile, TargetKind};
+use crate::model::{Backend, EndReason, FutexClass, Profile, TargetKind};
 use crate::units::{count, duration};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -94,7 +94,7 @@ pub(super) fn write_header(
     write_wrapped(&numbers, columns, 2, out)
 }
 
-/// Why the view has no wait to show: nobody waited, or not so, or nothing was seen.
+/// Why the view has no wait to show: nobody waited, or only for other things, or nothing was seen.
 pub(super) fn no_waits(profile: &Profile, view: View) -> String {
     let events = &profile.events;
     let hooks = match events.hooks_attached {
@@ -111,7 +111,10 @@ pub(super) fn no_waits(profile: &Profile, view: View) -> String {
         };
         format!("No events at all: {hooks} attached, and none was reached. {check}; see `lockprof doctor`.")
     } else if profile.locks.iter().any(|lock| lock.waits() > 0) {
+        let unknown = profile.weight_ns_of(FutexClass::Unknown) > 0;
         let (what, whose) = match view {
+            // A wait of unknown kind may have been for a lock.
+            View::Contention if unknown => ("contention", "nobody is known to have waited for a lock"),
             View::Contention => ("contention", "nobody had to wait for a lock"),
             View::Idle => ("idle waits", "nobody waited for anything but locks"),
         };

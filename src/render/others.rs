@@ -108,9 +108,10 @@ fn write_section(
     writeln!(out, "{}", elide(heading, columns))?;
     let listed = &rows[..rows.len().min(LISTED_ROWS)];
     for (lock, label) in listed.iter().zip(row_labels(listed)) {
-        let waits = pad_left(&format!("{}×", count(lock.waits())), units::COUNT_WIDTH + 1);
+        let waits = pad_left(&count(lock.waits()), units::COUNT_WIDTH);
+        let unit = if lock.waits() == 1 { "wait " } else { "waits" };
         let time = pad_left(&duration(lock.weight_ns()), units::DURATION_WIDTH);
-        let line = format!("  {waits}  {time}  ");
+        let line = format!("  {waits} {unit}  {time}  ");
         let room = columns.saturating_sub(super::text::width(&line));
         writeln!(out, "{line}{}", label.with_callers(profile, lock, room))?;
     }

@@ -223,7 +223,7 @@ pub(super) fn write_wrapped(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{HoldStats, WaitStats};
+    use crate::model::{FutexClass, HoldStats, WaitStats};
     use crate::render::tests::profile;
 
     fn shown(profile: &Profile, options: &Options) -> String {
@@ -266,7 +266,8 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join(" ")
         };
-        assert_eq!(titles(140), "WAIT% TYPE CONTENDED TOTAL AVG P50 P99 MAX ABORTED LOCK");
+        assert_eq!(titles(140), "WAIT% TYPE CONTENDED TOTAL AVG P50 P99 MAX ABORTED HOLD AVG LOCK");
+        assert_eq!(titles(120), "WAIT% TYPE CONTENDED TOTAL AVG P50 P99 MAX HOLD AVG LOCK");
         assert_eq!(titles(100), "WAIT% TYPE CONTENDED TOTAL AVG P50 P99 MAX LOCK");
         assert_eq!(titles(99), "WAIT% TYPE CONTENDED TOTAL AVG P99 LOCK");
         assert_eq!(titles(79), "WAIT% TYPE CONTENDED TOTAL P99 LOCK");
@@ -291,9 +292,82 @@ mod tests {
     }
 
     #[test]
+    fn holds_of_user_locks_are_shown_with_what_they_leave_out() {
+        let note = "note: holds of user locks are seen only when they began with a wait";
+        let mut profile = profile();
+        let table = shown(&profile, &at(120));
+        assert!(row(&table, "CACHE").contains("2.70ms") && table.contains(note));
+        assert!(!shown(&profile, &at(119)).contains(note));
+        profile.locks.iter_mut().for_each(|lock| lock.contended_hold = None);
+        let table = shown(&profile, &at(120));
+        assert!(!table.contains("HOLD AVG") && !table.contains(note));
+    }
+
+    #[test]
+    fn contention_and_idle_waits_are_never_in_one_table() {
+        let profile = profile();
+        let rows = |view| {
+            let table = shown(&profile, &Options { view, ..at(120) });
+            let rows = table.lines().skip_while(|line| !line.starts_with("WAIT%"));
+            rows.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
+        };
+        let (locks, idle) = (rows(View::Contention), rows(View::Idle));
+        assert!(locks.contains("CACHE") && locks.contains("urwlock:W") && locks.contains("(heap ×3)"));
+        assert!(!locks.contains("condvar") && !locks.contains("TABLES") && !locks.contains("libfancy"));
+        assert!(idle.contains("condvar") && idle.contains("TABLES") && idle.contains("libfancy"));
+        assert!(!idle.contains("mutex"));
+    }
+
+    #[test]
+    fn what_the_default_table_leaves_out_is_named_below_it() {
+        let table = shown(&profile(), &at(200));
+        assert!(
+            table.contains("not locks: 453 idle waits of 21.0s (condvar 11.0s, join 10.0s, park 11.4ms)")
+        );
+        assert!(table.contains("Futex waits of unknown kind:\n"));
+        assert!(table.contains("Waits for one-time initialization:\n"));
+        assert!(
+            table
+                .contains("Releases that woke a waiter:\numutex demo`CACHE+0x10: demo-io-2 (tid 4252) 57.3%")
+        );
+        assert!(table.contains("umutex /dev/shm/ticks+0x40\n          since before the start\n"));
+    }
+
+    #[test]
+    fn only_idle_waits_are_no_contention() {
+        let mut profile = profile();
+        profile.locks.retain(|lock| !lock.is_contention());
+        let table = shown(&profile, &at(200));
+        assert!(
+            table.contains("and nobody is known to have waited for a lock.")
+                && table.contains("unknown kind")
+        );
+        profile.locks.retain(|lock| lock.wait_class() == FutexClass::Idle);
+        let table = shown(&profile, &at(200));
+        assert!(table.contains(
+            "No contention seen: 7 hooks were attached and reached 1.23M times, and nobody had to wait for a lock."
+        ));
+        assert!(table.contains("not locks: 453 idle waits") && !table.contains("WAIT%"));
+        let mut profile = crate::render::tests::profile();
+        profile.locks.retain(Lock::is_contention);
+        let table = shown(&profile, &Options { view: View::Idle, ..at(200) });
+        assert!(table.contains("No idle waits seen: 7 hooks were attached"), "{table}");
+    }
+
+    #[test]
+    fn futexes_that_nobody_classified_are_contention() {
+        let mut profile = profile();
+        profile.locks.iter_mut().for_each(|lock| lock.futex = None);
+        let table = shown(&profile, &at(120));
+        assert!(row(&table, "queue::Queue::pop").contains("futex") && !table.contains("not locks:"));
+    }
+
+    #[test]
     fn rows_beyond_the_limit_are_summed_up() {
         let table = shown(&profile(), &Options { max_rows: 2, ..at(80) });
-        assert!(table.contains("… and 6 more locks (14.1% of wait)"), "{table}");
+        assert!(table.contains("… and 8 more locks (30.5% of wait)"), "{table}");
+        let idle = shown(&profile(), &Options { max_rows: 5, view: View::Idle, ..at(80) });
+        assert!(idle.contains("… and 1 more futex (<0.1% of wait)"), "{idle}");
     }
 
     #[test]
@@ -306,7 +380,7 @@ mod tests {
     fn quiet_and_blind_are_not_the_same() {
         let mut profile = profile();
         profile.locks.clear();
-        assert!(shown(&profile, &at(200)).contains("7104 waits began, and none of them is in this profile"));
+        assert!(shown(&profile, &at(200)).contains("8003 waits began, and none of them is in this profile"));
         profile.events.waits_begun = 0;
         assert!(
             shown(&profile, &at(200))
@@ -341,8 +415,10 @@ mod tests {
 
     #[test]
     fn colours_only_when_asked_for() {
-        assert!(!shown(&profile(), &at(80)).contains('\x1b'));
-        let table = shown(&profile(), &Options { color: true, ..at(80) });
-        assert!(table.contains("\x1b[31m57.4%") && table.contains("\x1b[2m 0.2%"));
+        let mut profile = profile();
+        assert!(!shown(&profile, &at(80)).contains('\x1b'));
+        profile.locks.retain(|lock| lock.in_flight.iter().all(|wait| !wait.from_before));
+        let table = shown(&profile, &Options { color: true, ..at(80) });
+        assert!(table.contains("\x1b[31m55.4%") && table.contains("\x1b[2m 0.1%"));
     }
 }
