@@ -48,7 +48,7 @@ fn help_names_the_forms_the_outputs_and_the_exit_statuses() {
     let output = lockprof(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8_lossy(&output.stdout);
-    for expected in ["-p PID", "COMMAND", "doctor", "--flamegraph", "--json", "77"] {
+    for expected in ["-p PID", "COMMAND", "doctor", "--flamegraph", "--json", "--idle", "77"] {
         assert!(text.contains(expected), "no {expected} in:\n{text}");
     }
 }

@@ -6,7 +6,7 @@
 mod synthetic;
 
 use lockprof::model::Profile;
-use lockprof::render::{self, Options};
+use lockprof::render::{self, Options, View};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,16 @@ fn outputs(profile: &Profile) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// What `--idle` shows; only the synthetic case has such waits.
+fn idle_outputs(profile: &Profile) -> Vec<(&'static str, Vec<u8>)> {
+    let narrow = Options { view: View::Idle, width: Some(80), ..Options::default() };
+    vec![
+        ("table-idle.txt", rendered(|out| render::table::render(profile, &narrow, out).unwrap())),
+        ("histogram-idle.txt", rendered(|out| render::histogram::render(profile, &narrow, out).unwrap())),
+        ("folded-idle.txt", rendered(|out| render::folded::render(profile, &narrow, out).unwrap())),
+    ]
+}
+
 #[test]
 fn every_case_renders_to_its_goldens() {
     the_synthetic_case_is_what_its_source_says();
@@ -83,10 +93,11 @@ fn every_case_renders_to_its_goldens() {
         .iter()
         .flat_map(|case| {
             let profile = load(case);
-            outputs(&profile)
-                .into_iter()
-                .filter_map(|(name, bytes)| check(&case.join(name), &bytes))
-                .collect::<Vec<_>>()
+            let mut wanted = outputs(&profile);
+            if profile.locks.iter().any(|lock| !lock.is_contention()) {
+                wanted.extend(idle_outputs(&profile));
+            }
+            wanted.into_iter().filter_map(|(name, bytes)| check(&case.join(name), &bytes)).collect::<Vec<_>>()
         })
         .collect();
     assert!(wrong.is_empty(), "LOCKPROF_BLESS=1 rewrites goldens\n{}", wrong.join("\n"));
@@ -103,6 +114,7 @@ fn the_synthetic_case_is_what_its_source_says() {
 fn rendering_twice_gives_the_same_bytes() {
     let profile = synthetic::profile();
     assert!(outputs(&profile) == outputs(&profile));
+    assert!(idle_outputs(&profile) == idle_outputs(&profile));
 }
 
 #[test]

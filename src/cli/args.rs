@@ -70,6 +70,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE", hide = true)]
     pub save_profile: Option<PathBuf>,
 
+    /// Show the waits that are no contention instead: condition variables, joins, parked threads,
+    /// one-time initialization, futexes of unknown kind. Without it only contention is shown.
+    #[arg(long)]
+    pub idle: bool,
+
     /// Rows of the table.
     #[arg(short = 'E', long, value_name = "N", default_value_t = crate::render::Options::default().max_rows)]
     pub entries: usize,

@@ -6,7 +6,7 @@ use crate::doctor::Diagnosis;
 use crate::failure::{Exit, Failure};
 use crate::kernel::Facts;
 use crate::model::Profile;
-use crate::render::{self, Options};
+use crate::render::{self, Options, View};
 use anyhow::{Context, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -46,6 +46,7 @@ impl Outputs {
         let stdout = io::stdout();
         let width = terminal_size::terminal_size_of(&stdout).map(|(width, _)| usize::from(width.0));
         let options = Options {
+            view: if args.idle { View::Idle } else { View::Contention },
             width,
             color: match args.color {
                 ColorArg::Always => true,

@@ -200,6 +200,11 @@ pub struct HoldStats {
 }
 
 impl HoldStats {
+    /// `None` when no hold was seen whole.
+    pub fn avg_hold_ns(&self) -> Option<u64> {
+        self.hold_total_ns.checked_div(self.holds)
+    }
+
     pub fn merge(&mut self, other: &HoldStats) {
         self.acquired += other.acquired;
         self.holds += other.holds;
@@ -329,9 +334,15 @@ impl Lock {
         }
     }
 
+    /// What its waits are added up with: those of kernel locks, and of futexes that nobody classified
+    /// (profiles of older versions), count as a lock's.
+    pub fn wait_class(&self) -> FutexClass {
+        self.futex.map_or(FutexClass::Lock, |futex| futex.class)
+    }
+
     /// Whether its waits are contention: of kernel locks always, of futexes when they are locks.
     pub fn is_contention(&self) -> bool {
-        self.futex.is_none_or(|futex| futex.class == FutexClass::Lock)
+        self.wait_class() == FutexClass::Lock
     }
 
     /// For the TYPE column.
@@ -343,11 +354,21 @@ impl Lock {
         self.in_flight.iter().map(|w| w.age_ns).sum()
     }
 
+    /// Completed, aborted and ongoing waits.
+    pub fn waits(&self) -> u64 {
+        self.wait.contended + self.wait.aborted + self.in_flight.len() as u64
+    }
+
     /// What a row is ranked by: completed, aborted and ongoing waits together.
     ///
     /// A lock that hangs has only ongoing waits and must still come first.
     pub fn weight_ns(&self) -> u64 {
         self.wait.wait_total_ns + self.wait.aborted_total_ns + self.in_flight_ns()
+    }
+
+    /// Holds seen: of a kernel lock all (`--hold`), of a user lock those that began with a wait.
+    pub fn seen_holds(&self) -> Option<HoldStats> {
+        self.hold.or(self.contended_hold)
     }
 
     /// Takes over another row of the same lock: its waits, holds and sites.

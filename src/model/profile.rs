@@ -1,6 +1,6 @@
 //! One capture, whole.
 
-use super::{Family, Frame, Lock, Stack};
+use super::{Family, Frame, FutexClass, Lock, Stack};
 use serde::{Deserialize, Serialize};
 
 /// Identifies the serialized form of [`Profile`]. Additions keep the number.
@@ -141,9 +141,9 @@ pub struct Loss {
 }
 
 impl Profile {
-    /// Waits of all locks: completed, aborted and in flight; what shares are taken of.
-    pub fn total_weight_ns(&self) -> u64 {
-        self.locks.iter().map(Lock::weight_ns).sum()
+    /// Waits of one class: completed, aborted and in flight; what shares are taken of.
+    pub fn weight_ns_of(&self, class: FutexClass) -> u64 {
+        self.locks.iter().filter(|lock| lock.wait_class() == class).map(Lock::weight_ns).sum()
     }
 
     pub fn lost_total(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use super::stacks::{PathFrame, PathKind, wait_paths};
 use super::text::{clean, elide};
-use super::{Options, notes};
+use super::{Options, View, notes};
 use crate::model::Profile;
 use crate::units::{count, duration};
 use anyhow::Context;
@@ -16,20 +16,28 @@ const MIN_WIDTH_PERCENT: f64 = 0.1;
 const TITLE_CHARS: usize = 90;
 const SUBTITLE_CHARS: usize = 150;
 
-pub fn render(profile: &Profile, _options: &Options, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> anyhow::Result<()> {
     let mut merged: BTreeMap<String, u64> = BTreeMap::new();
     let mut names = Names::default();
     // The frame below all others has no name.
     names.colors.insert("", Color { r: 225, g: 225, b: 228 });
-    for path in wait_paths(profile) {
+    for path in wait_paths(profile, options.view) {
         let frames: Vec<String> = path.frames.iter().map(|frame| names.add(frame)).collect();
         *merged.entry(frames.join(";")).or_default() += path.weight_ns;
     }
-    let title = elide(&format!("Lock waits of {}", notes::target(profile)), TITLE_CHARS);
-    let subtitle = elide(&subtitle(profile), SUBTITLE_CHARS);
+    let waits = match options.view {
+        View::Contention => "Lock waits",
+        View::Idle => "Idle and other waits",
+    };
+    let title = elide(&format!("{waits} of {}", notes::target(profile)), TITLE_CHARS);
+    let subtitle = elide(&subtitle(profile, options.view), SUBTITLE_CHARS);
     let total_ns: u64 = merged.values().sum();
     if total_ns == 0 {
-        return Ok(write_empty(&title, &elide(&notes::no_waits(profile), SUBTITLE_CHARS), out)?);
+        return Ok(write_empty(
+            &title,
+            &elide(&notes::no_waits(profile, options.view), SUBTITLE_CHARS),
+            out,
+        )?);
     }
 
     let (factor, unit) = unit_for(total_ns);
@@ -69,8 +77,12 @@ fn unit_for(total_ns: u64) -> (f64, &'static str) {
     }
 }
 
-fn subtitle(profile: &Profile) -> String {
-    let contended: u64 = profile.locks.iter().map(|lock| lock.wait.contended).sum();
+fn subtitle(profile: &Profile, view: View) -> String {
+    let ended: u64 = view.rows(profile).map(|lock| lock.wait.contended).sum();
+    let (ended_how, leaf) = match view {
+        View::Contention => ("contended", "lock"),
+        View::Idle => ("waits", "waited for"),
+    };
     // Stacks, frames and events have no common sum; the table lists them.
     let lost = match profile.losses.iter().filter(|loss| loss.count > 0).count() {
         0 => "nothing lost".to_string(),
@@ -78,10 +90,10 @@ fn subtitle(profile: &Profile) -> String {
         n => format!("{n} kinds of loss (see table)"),
     };
     format!(
-        "{} traced, {} waited, {} contended, {lost}  |  blue: user, light: inlined, orange: kernel, red: lock",
+        "{} traced, {} waited, {} {ended_how}, {lost}  |  blue: user, light: inlined, orange: kernel, red: {leaf}",
         duration(profile.meta.duration_ns),
-        duration(profile.total_weight_ns()),
-        count(contended),
+        duration(view.weight_ns(profile)),
+        count(ended),
     )
 }
 
@@ -288,8 +300,12 @@ mod tests {
     }
 
     fn drawn(profile: &Profile) -> String {
+        drawn_as(profile, View::Contention)
+    }
+
+    fn drawn_as(profile: &Profile, view: View) -> String {
         let mut out = Vec::new();
-        render(profile, &Options::default(), &mut out).unwrap();
+        render(profile, &Options { view, ..Options::default() }, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -308,7 +324,20 @@ mod tests {
     #[test]
     fn every_wait_is_in_the_drawing() {
         let profile = crate::render::tests::profile();
-        assert!(drawn(&profile).contains(&format!("total_samples=\"{}\"", profile.total_weight_ns())));
+        for view in [View::Contention, View::Idle] {
+            let total = format!("total_samples=\"{}\"", view.weight_ns(&profile));
+            assert!(drawn_as(&profile, view).contains(&total), "{view:?}");
+        }
+    }
+
+    #[test]
+    fn waits_that_are_not_for_locks_have_a_drawing_of_their_own() {
+        let profile = crate::render::tests::profile();
+        let (locks, idle) = (drawn(&profile), drawn_as(&profile, View::Idle));
+        assert!(locks.contains("Lock waits of demo") && locks.contains("[umutex "));
+        assert!(!locks.contains("[condvar ") && !locks.contains("[join "));
+        assert!(idle.contains("Idle and other waits of demo") && idle.contains("[condvar "));
+        assert!(!idle.contains("[umutex ") && !idle.contains("[mutex "));
     }
 
     #[test]

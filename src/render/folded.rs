@@ -10,7 +10,7 @@ use std::io::{self, Write};
 /// `_[i]` inlined.
 pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::Result<()> {
     let mut merged: BTreeMap<String, u64> = BTreeMap::new();
-    for path in wait_paths(profile) {
+    for path in wait_paths(profile, options.view) {
         let frames: Vec<String> =
             path.frames.iter().map(|frame| folded_frame(frame, options.annotate)).collect();
         *merged.entry(frames.join(";")).or_default() += path.weight_ns;

@@ -1,7 +1,8 @@
 //! How the waits of the hottest locks are distributed: one row per power of two.
 
-use super::Options;
-use super::text::{clean, elide, pad_left, width};
+use super::label::RowLabel;
+use super::text::{pad_left, width};
+use super::{Options, View};
 use crate::model::{Hist, Lock, Profile};
 use crate::units::{count, duration, duration_or_dash};
 use std::io::{self, Write};
@@ -15,10 +16,14 @@ const WIDEST_BAR: usize = 60;
 /// ones are not in them.
 pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::Result<()> {
     let columns = options.columns();
-    let locks: Vec<&Lock> =
-        profile.locks.iter().filter(|lock| lock.wait.contended > 0).take(options.histograms).collect();
+    let rows = options.view.rows(profile).filter(|lock| lock.wait.contended > 0);
+    let locks: Vec<&Lock> = rows.take(options.histograms).collect();
     if locks.is_empty() {
-        return writeln!(out, "No contended waits: no histogram.");
+        let what = match options.view {
+            View::Contention => "contended",
+            View::Idle => "finished",
+        };
+        return writeln!(out, "No {what} waits: no histogram.");
     }
     for (index, lock) in locks.into_iter().enumerate() {
         if index > 0 {
@@ -30,10 +35,11 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
 }
 
 fn write_lock(lock: &Lock, columns: usize, out: &mut dyn Write) -> io::Result<()> {
-    let contended = format!(", {} contended", count(lock.wait.contended));
-    let kind = lock.kind.name();
-    let room = columns.saturating_sub(kind.len() + 1 + width(&contended));
-    writeln!(out, "{kind} {}{contended}", elide(&clean(&lock.label()), room))?;
+    let ended = if lock.is_contention() { "contended" } else { "waits" };
+    let ended = format!(", {} {ended}", count(lock.wait.contended));
+    let kind = lock.type_name();
+    let room = columns.saturating_sub(kind.len() + 1 + width(&ended));
+    writeln!(out, "{kind} {}{ended}", RowLabel::of(lock).fitted(room))?;
     match &lock.hist {
         None => writeln!(out, "  not known: histogram table was full"),
         Some(hist) => {

@@ -6,27 +6,64 @@
 //!
 //! | module | for |
 //! |---|---|
-//! | [`table`] | the default: one row per lock |
+//! | [`table`] | the default: one row per lock; what stands around the rows is in `notes`, `who`, `others` |
 //! | [`histogram`] | how the waits of the hottest locks are distributed |
 //! | [`folded`] | one line per stack, for flame graph tools |
 //! | [`flamegraph`] | SVG |
 //! | [`json`] | everything, for programs; documented in `docs/json.md` |
 //!
 //! [`stacks`] is where folded and flame graph agree on what a stack is called; `text` fits text to
-//! a width. What is not known is printed as `-` (in JSON: null), never as 0.
+//! a width, `label` says what a lock is called. [`View`] chooses the rows: totals never mix contention
+//! with waits that are something else. What is not known is printed as `-` (in JSON: null), never as 0.
 
 pub mod flamegraph;
 pub mod folded;
 pub mod histogram;
 pub mod json;
+mod label;
 mod notes;
+mod others;
 pub mod stacks;
 pub mod table;
 mod text;
+mod who;
+
+use crate::model::{FutexClass, Lock, Profile};
+
+/// Which rows are shown; JSON has them all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum View {
+    /// Waits for locks that somebody else had.
+    #[default]
+    Contention,
+    /// All others: threads that had nothing to do, one-time initialization, and what is not known.
+    Idle,
+}
+
+impl View {
+    pub fn shows(self, lock: &Lock) -> bool {
+        lock.is_contention() == (self == View::Contention)
+    }
+
+    /// In the order of the profile: largest weight first.
+    pub fn rows(self, profile: &Profile) -> impl Iterator<Item = &Lock> {
+        profile.locks.iter().filter(move |lock| self.shows(lock))
+    }
+
+    /// What shares are taken of.
+    pub fn weight_ns(self, profile: &Profile) -> u64 {
+        let classes: &[FutexClass] = match self {
+            View::Contention => &[FutexClass::Lock],
+            View::Idle => &[FutexClass::Idle, FutexClass::Once, FutexClass::Unknown],
+        };
+        classes.iter().map(|class| profile.weight_ns_of(*class)).sum()
+    }
+}
 
 /// What the person who reads can choose; every renderer takes what concerns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    pub view: View,
     /// Columns of the terminal; `None`: it is none, and [`NOT_A_TERMINAL`] applies.
     pub width: Option<usize>,
     /// ANSI colours in the table.
@@ -46,7 +83,14 @@ pub const NARROWEST: usize = 40;
 
 impl Default for Options {
     fn default() -> Options {
-        Options { width: None, color: false, max_rows: 20, histograms: 3, annotate: false }
+        Options {
+            view: View::default(),
+            width: None,
+            color: false,
+            max_rows: 20,
+            histograms: 3,
+            annotate: false,
+        }
     }
 }
 
@@ -59,7 +103,6 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Profile;
 
     /// The invented profile of the gallery, which holds one of everything.
     pub(super) fn profile() -> Profile {
@@ -107,17 +150,25 @@ mod tests {
             lock.wait.aborted = u64::MAX >> 8;
             lock.wait.contended = lock.wait.contended.max(1) << 30;
         }
-        vec![profile(), with_hostile_names(profile()), silent, dead, everything]
+        let mut only_idle = profile();
+        only_idle.locks.retain(|lock| !lock.is_contention());
+        let mut no_idle = profile();
+        no_idle.locks.retain(Lock::is_contention);
+        vec![profile(), with_hostile_names(profile()), silent, dead, everything, only_idle, no_idle]
+    }
+
+    fn views(columns: Option<usize>) -> [Options; 2] {
+        [View::Contention, View::Idle].map(|view| Options { view, width: columns, ..Options::default() })
     }
 
     #[test]
     fn no_line_is_wider_than_the_terminal() {
         for profile in variants() {
-            for columns in 40..=200 {
-                let options = Options { width: Some(columns), ..Options::default() };
+            for options in (40..=200).flat_map(|columns| views(Some(columns))) {
                 let mut out = Vec::new();
                 table::render(&profile, &options, &mut out).unwrap();
                 histogram::render(&profile, &options, &mut out).unwrap();
+                let columns = options.columns();
                 for line in String::from_utf8(out).unwrap().lines() {
                     assert!(text::width(line) <= columns, "{} > {columns}: {line}", text::width(line));
                     assert!(!line.chars().any(char::is_control), "{line:?}");
@@ -128,9 +179,9 @@ mod tests {
 
     #[test]
     fn a_folded_line_is_a_stack_and_a_number_whatever_functions_are_called() {
-        for profile in variants() {
+        for (profile, options) in variants().iter().flat_map(|p| views(None).map(|options| (p, options))) {
             let mut out = Vec::new();
-            folded::render(&profile, &Options::default(), &mut out).unwrap();
+            folded::render(profile, &options, &mut out).unwrap();
             let mut total = 0;
             for line in String::from_utf8(out).unwrap().lines() {
                 let (stack, ns) = line.rsplit_once(' ').unwrap();
@@ -138,16 +189,24 @@ mod tests {
                 assert!(stack.split(';').all(|frame| !frame.is_empty()), "{line}");
             }
             if profile.locks.iter().all(|lock| lock.wait.aborted < 1000) {
-                assert_eq!(total, profile.total_weight_ns());
+                assert_eq!(total, options.view.weight_ns(profile));
             }
         }
     }
 
     #[test]
     fn every_variant_can_be_drawn_and_serialized() {
-        for profile in variants() {
-            flamegraph::render(&profile, &Options::default(), &mut std::io::sink()).unwrap();
-            json::render(&profile, &Options::default(), &mut std::io::sink()).unwrap();
+        for (profile, options) in variants().iter().flat_map(|p| views(None).map(|options| (p, options))) {
+            flamegraph::render(profile, &options, &mut std::io::sink()).unwrap();
+            json::render(profile, &options, &mut std::io::sink()).unwrap();
         }
+    }
+
+    #[test]
+    fn every_row_is_in_one_view() {
+        let profile = profile();
+        let rows = |view: View| view.rows(&profile).count();
+        assert_eq!(rows(View::Contention) + rows(View::Idle), profile.locks.len());
+        assert!(rows(View::Contention) > 0 && rows(View::Idle) > 0);
     }
 }

@@ -1,19 +1,15 @@
-//! What stands around the table's rows: what was traced, who still waits, what is not in the numbers.
+//! What stands around the table's rows: what was traced, and what is not in the numbers.
 
+use super::View;
 use super::table::write_wrapped;
-use super::text::{clean, elide, pad_left, pad_right, width, wrap};
-use crate::model::{Backend, EndReason, Family, Owner, Profile, TargetKind};
-use crate::units::{count, duration, percent};
+use super::text::{clean, width, wrap};
+use crate::model::{Backend, EndReason, FutexClass, Profile, TargetKind};
+use crate::units::{count, duration};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// Processes named before the rest is counted.
 const NAMED_PIDS: usize = 3;
-/// Waiters listed before the rest is counted.
-const LISTED_WAITERS: usize = 10;
-/// Locks whose owners are named, and owners of each of them.
-const LOCKS_WITH_OWNERS: usize = 3;
-const NAMED_OWNERS: usize = 3;
 /// A blind spot is one remark, not a chapter; `lockprof doctor` has the rest.
 const BLIND_LINES: usize = 2;
 
@@ -52,7 +48,12 @@ pub(super) fn end_reason(profile: &Profile) -> String {
     }
 }
 
-pub(super) fn write_header(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write_header(
+    profile: &Profile,
+    view: View,
+    columns: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let meta = &profile.meta;
     let traced =
         format!("Traced {} for {} ({}).", target(profile), duration(meta.duration_ns), end_reason(profile));
@@ -77,19 +78,24 @@ pub(super) fn write_header(profile: &Profile, columns: usize, out: &mut dyn Writ
         0 => String::new(),
         n => format!(", {} returned at once", count(n)),
     };
+    // What began and ended is counted for all waits together; their times are not added up.
+    let what = match view {
+        View::Contention => "Contention",
+        View::Idle => "Idle and other waits",
+    };
     let numbers = format!(
-        "Hooks: {}. Events seen: {}. Waits: {} begun, {} ended{at_once}, {} in all.",
+        "Hooks: {}. Events seen: {}. Waits: {} begun, {} ended{at_once}. {what}: {} in all.",
         hooks.join(", "),
         count(events.events_seen),
         count(events.waits_begun),
         count(events.waits_ended),
-        duration(profile.total_weight_ns()),
+        duration(view.weight_ns(profile)),
     );
     write_wrapped(&numbers, columns, 2, out)
 }
 
-/// Why there is no wait to show: nobody waited, or nothing was seen.
-pub(super) fn no_waits(profile: &Profile) -> String {
+/// Why the view has no wait to show: nobody waited, or only for other things, or nothing was seen.
+pub(super) fn no_waits(profile: &Profile, view: View) -> String {
     let events = &profile.events;
     let hooks = match events.hooks_attached {
         1 => "1 hook was".to_string(),
@@ -104,6 +110,18 @@ pub(super) fn no_waits(profile: &Profile) -> String {
             TargetKind::System => "On a running system that is unlikely",
         };
         format!("No events at all: {hooks} attached, and none was reached. {check}; see `lockprof doctor`.")
+    } else if profile.locks.iter().any(|lock| lock.waits() > 0) {
+        let unknown = profile.weight_ns_of(FutexClass::Unknown) > 0;
+        let (what, whose) = match view {
+            // A wait of unknown kind may have been for a lock.
+            View::Contention if unknown => ("contention", "nobody is known to have waited for a lock"),
+            View::Contention => ("contention", "nobody had to wait for a lock"),
+            View::Idle => ("idle waits", "nobody waited for anything but locks"),
+        };
+        format!(
+            "No {what} seen: {hooks} attached and reached {} times, and {whose}.",
+            count(events.events_seen)
+        )
     } else if events.waits_begun > 0 {
         format!(
             "{} waits began, and none of them is in this profile: see what was lost.",
@@ -117,85 +135,7 @@ pub(super) fn no_waits(profile: &Profile) -> String {
     }
 }
 
-pub(super) fn write_in_flight(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {
-    let mut waiters: Vec<_> =
-        profile.locks.iter().flat_map(|lock| lock.in_flight.iter().map(move |wait| (lock, wait))).collect();
-    if waiters.is_empty() {
-        return Ok(());
-    }
-    waiters.sort_by_key(|(_, wait)| (std::cmp::Reverse(wait.age_ns), wait.tid));
-    writeln!(out, "{}", elide("Still waiting when the profile stopped:", columns))?;
-    let listed = &waiters[..waiters.len().min(LISTED_WAITERS)];
-    let threads: Vec<String> = listed.iter().map(|(_, wait)| named(&wait.comm, wait.tid)).collect();
-    // Neither side may squeeze out the other.
-    let thread_width = threads.iter().map(|thread| width(thread)).max().unwrap_or(0).min((columns - 12) / 2);
-    for ((lock, wait), thread) in listed.iter().zip(&threads) {
-        let thread = pad_right(&elide(thread, thread_width), thread_width);
-        let age = pad_left(&duration(wait.age_ns), 8);
-        let lock = format!("{} {}", lock.kind.name(), clean(&lock.label()));
-        let line = format!("{age}  {thread}  ");
-        writeln!(out, "{line}{}", elide(&lock, columns.saturating_sub(width(&line))))?;
-        if let Some(owner) = &wait.owner {
-            let owner = format!("          {}", owned_by(owner));
-            writeln!(out, "{}", elide(&owner, columns))?;
-        }
-    }
-    if waiters.len() > listed.len() {
-        writeln!(out, "{}", elide(&format!("        … and {} more", waiters.len() - listed.len()), columns))?;
-    }
-    writeln!(out)
-}
-
-fn owned_by(owner: &Owner) -> String {
-    match owner {
-        Owner::Task(thread) => format!("it began while {} owned it", named(&thread.comm, thread.tid)),
-        Owner::Readers => "it began while readers held it".to_string(),
-        Owner::Nobody => "it began while nobody owned it".to_string(),
-    }
-}
-
-fn named(comm: &str, tid: u32) -> String {
-    format!("{} (tid {tid})", clean(comm))
-}
-
-/// Who owned the locks that were waited for most, at the moments when waits began.
-pub(super) fn write_owners(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {
-    let owned = profile.locks.iter().filter_map(|lock| Some((lock, lock.owners.as_ref()?)));
-    let owned: Vec<_> = owned.filter(|(_, owners)| owners.waits() > 0).take(LOCKS_WITH_OWNERS).collect();
-    if owned.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, "{}", elide("Owners when waits began:", columns))?;
-    for (lock, owners) in owned {
-        let mut parts: Vec<(u64, String)> = owners
-            .tasks
-            .iter()
-            .take(NAMED_OWNERS)
-            .map(|(thread, waits)| (*waits, named(&thread.comm, thread.tid)))
-            .collect();
-        let rest: u64 = owners.tasks.iter().skip(NAMED_OWNERS).map(|(_, waits)| waits).sum();
-        let others = owners.tasks.len().saturating_sub(NAMED_OWNERS);
-        parts.push((rest, format!("{others} more")));
-        parts.push((owners.readers, "readers".to_string()));
-        parts.push((owners.nobody, "nobody".to_string()));
-        let all = owners.waits() as f64;
-        let parts: Vec<String> = parts
-            .into_iter()
-            .filter(|(waits, _)| *waits > 0)
-            .map(|(waits, who)| format!("{who} {}", percent(waits as f64 / all).trim_start()))
-            .collect();
-        let label = elide(&clean(&lock.label()), columns / 2);
-        write_wrapped(&format!("{} {label}: {}", lock.kind.name(), parts.join(", ")), columns, 4, out)?;
-    }
-    writeln!(out)
-}
-
 pub(super) fn write_footer(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {
-    if profile.locks.iter().any(|lock| lock.kind.family() == Family::Futex) {
-        let note = "note: futex waits include idle ones (condition variables, thread pools); they are not \
-                    told apart yet.";
-        write_wrapped(note, columns, 6, out)?;
-    }
     for (blind, functions) in blind_spots(profile) {
         let mut lines = wrap(&clean(&format!("not seen: {blind} ({functions})")), columns, 10);
         if lines.len() > BLIND_LINES {

@@ -3,6 +3,7 @@
 //! Root first: process, user frames, kernel frames, and the lock waited for as an invented leaf
 //! (`[mutex pipe_write]`), so that waits for different locks at the same site stay apart.
 
+use super::View;
 use crate::model::{Frame, Lock, Profile, Space, Stack, StackRef};
 
 /// What a frame of a [`WaitPath`] stands for.
@@ -36,12 +37,12 @@ pub struct WaitPath {
     pub weight_ns: u64,
 }
 
-/// Every wait of a profile: contended, aborted (marked) and those still going on (marked).
+/// Every wait of a view: contended, aborted (marked) and those still going on (marked).
 ///
 /// Unsorted, and the same path can come more than once.
-pub fn wait_paths(profile: &Profile) -> Vec<WaitPath> {
+pub fn wait_paths(profile: &Profile, view: View) -> Vec<WaitPath> {
     let mut paths = Vec::new();
-    for lock in &profile.locks {
+    for lock in view.rows(profile) {
         let mut add = |pid, kernel_stack, user_stack, weight_ns, suffix: &str| {
             if weight_ns > 0 {
                 let mut frames = frames_of(profile, pid, kernel_stack, user_stack);
@@ -62,7 +63,7 @@ pub fn wait_paths(profile: &Profile) -> Vec<WaitPath> {
 }
 
 fn lock_leaf(lock: &Lock, suffix: &str) -> PathFrame {
-    let name = format!("[{} {}]{suffix}", lock.kind.name(), folded_name(&lock.label()));
+    let name = format!("[{} {}]{suffix}", lock.type_name(), folded_name(&lock.label()));
     PathFrame { name, kind: PathKind::Lock }
 }
 

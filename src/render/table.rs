@@ -1,35 +1,42 @@
 //! The default output: what was traced, one row per lock, and what is missing from the numbers.
 
+use super::label::{RowLabel, SHORTEST_LABEL, row_labels};
 use super::text::{clean, elide, pad_left, pad_right, width, wrap};
-use super::{Options, notes, stacks};
+use super::{Options, View, notes, others, who};
 use crate::model::{Lock, Profile};
 use crate::units::{self, count, duration_or_dash, percent};
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 const GAP: &str = "  ";
-/// A label shorter than this says nothing any more; annotations then move to a line of their own.
-const SHORTEST_LABEL: usize = 14;
+/// Narrower terminals have no columns for holds.
+const HOLDS_FROM: usize = 120;
 
 pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::Result<()> {
-    let columns = options.columns();
-    notes::write_header(profile, columns, out)?;
+    let (view, columns) = (options.view, options.columns());
+    notes::write_header(profile, view, columns, out)?;
     writeln!(out)?;
-    if !profile.locks.iter().any(has_waited) {
-        write_wrapped(&notes::no_waits(profile), columns, 0, out)?;
+    let rows: Vec<&Lock> = view.rows(profile).collect();
+    if rows.iter().all(|lock| lock.waits() == 0) {
+        write_wrapped(&notes::no_waits(profile, view), columns, 0, out)?;
         writeln!(out)?;
     }
-    if !profile.locks.is_empty() {
-        write_rows(profile, options, out)?;
+    if !rows.is_empty() {
+        write_rows(profile, &rows, options, out)?;
         writeln!(out)?;
     }
-    notes::write_owners(profile, columns, out)?;
-    notes::write_in_flight(profile, columns, out)?;
+    others::write_not_shown(profile, options, out)?;
+    others::write_apart(profile, options, out)?;
+    who::write_owners(profile, view, columns, out)?;
+    who::write_releasers(profile, view, columns, out)?;
+    who::write_in_flight(profile, view, columns, out)?;
+    let shown = &rows[..options.max_rows.min(rows.len())];
+    if columns >= HOLDS_FROM && shown.iter().any(|lock| lock.hold.is_none() && lock.contended_hold.is_some())
+    {
+        let note = "note: holds of user locks are seen only when they began with a wait; uncontended ones \
+                    never reach the kernel.";
+        write_wrapped(note, columns, 6, out)?;
+    }
     notes::write_footer(profile, columns, out)
-}
-
-fn has_waited(lock: &Lock) -> bool {
-    lock.wait.contended > 0 || lock.wait.aborted > 0 || !lock.in_flight.is_empty()
 }
 
 struct Column {
@@ -51,9 +58,9 @@ impl Column {
 
 /// The columns before LOCK. The fewer terminal columns there are, the more of the numbers go that
 /// another number nearly tells: P50 and MAX first, then AVG, then P99 and CONTENDED.
-fn columns_for(profile: &Profile, rows: &[&Lock], terminal: usize) -> Vec<Column> {
+fn columns_for(profile: &Profile, view: View, rows: &[&Lock], terminal: usize) -> Vec<Column> {
     const TIME: usize = units::DURATION_WIDTH;
-    let type_width = rows.iter().map(|lock| lock.kind.name().len()).max().unwrap_or(0);
+    let type_width = rows.iter().map(|lock| lock.type_name().len()).max().unwrap_or(0);
     let mut columns = vec![
         Column::number("WAIT%", units::PERCENT_WIDTH, |lock, total_ns| match total_ns {
             0 => "-".to_string(),
@@ -63,11 +70,15 @@ fn columns_for(profile: &Profile, rows: &[&Lock], terminal: usize) -> Vec<Column
             title: "TYPE",
             width: type_width.max(4),
             left: true,
-            cell: |lock, _| lock.kind.name().into(),
+            cell: |lock, _| lock.type_name().into(),
         },
     ];
     if terminal >= 60 {
-        columns.push(Column::number("CONTENDED", units::COUNT_WIDTH, |lock, _| count(lock.wait.contended)));
+        let title = match view {
+            View::Contention => "CONTENDED",
+            View::Idle => "WAITS",
+        };
+        columns.push(Column::number(title, units::COUNT_WIDTH, |lock, _| count(lock.wait.contended)));
     }
     columns.push(Column::number("TOTAL", TIME, |lock, _| {
         duration_or_dash((lock.wait.contended > 0).then_some(lock.wait.wait_total_ns))
@@ -87,16 +98,22 @@ fn columns_for(profile: &Profile, rows: &[&Lock], terminal: usize) -> Vec<Column
     if has_aborted_column(terminal) {
         columns.push(Column::number("ABORTED", units::COUNT_WIDTH, |lock, _| count(lock.wait.aborted)));
     }
-    if profile.meta.hold && terminal >= 120 {
-        columns.push(Column::number("ACQUIRED", units::COUNT_WIDTH, |lock, _| {
-            lock.hold.map_or_else(|| "-".to_string(), |hold| count(hold.acquired))
-        }));
-        columns.push(Column::number("HOLD AVG", TIME, |lock, _| {
-            duration_or_dash(lock.hold.and_then(|hold| hold.hold_total_ns.checked_div(hold.holds)))
-        }));
-        columns.push(Column::number("HOLD MAX", TIME, |lock, _| {
-            duration_or_dash(lock.hold.and_then(|hold| hold.hold_max_ns))
-        }));
+    if terminal >= HOLDS_FROM {
+        if profile.meta.hold {
+            columns.push(Column::number("ACQUIRED", units::COUNT_WIDTH, |lock, _| {
+                lock.hold.map_or_else(|| "-".to_string(), |hold| count(hold.acquired))
+            }));
+        }
+        if profile.meta.hold || rows.iter().any(|lock| lock.contended_hold.is_some()) {
+            columns.push(Column::number("HOLD AVG", TIME, |lock, _| {
+                duration_or_dash(lock.seen_holds().and_then(|holds| holds.avg_hold_ns()))
+            }));
+        }
+        if profile.meta.hold {
+            columns.push(Column::number("HOLD MAX", TIME, |lock, _| {
+                duration_or_dash(lock.seen_holds().and_then(|holds| holds.hold_max_ns))
+            }));
+        }
     }
     columns
 }
@@ -109,17 +126,20 @@ fn percentile(lock: &Lock, percent: f64) -> String {
     duration_or_dash(lock.hist.as_ref().and_then(|hist| hist.percentile_ns(percent, lock.wait.wait_max_ns)))
 }
 
-fn write_rows(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::Result<()> {
+fn write_rows(profile: &Profile, rows: &[&Lock], options: &Options, out: &mut dyn Write) -> io::Result<()> {
     let terminal = options.columns();
-    let total_ns = profile.total_weight_ns();
-    let (shown, rest) = profile.locks.split_at(options.max_rows.min(profile.locks.len()));
-    let shown: Vec<&Lock> = shown.iter().collect();
-    let columns = columns_for(profile, &shown, terminal);
+    let total_ns = options.view.weight_ns(profile);
+    let (shown, rest) = rows.split_at(options.max_rows.min(rows.len()));
+    let columns = columns_for(profile, options.view, shown, terminal);
+    let (title, singular, plural) = match options.view {
+        View::Contention => ("LOCK", "lock", "locks"),
+        View::Idle => ("FUTEX", "futex", "futexes"),
+    };
     let indent: usize = columns.iter().map(|column| column.width + GAP.len()).sum();
-    let labels = labels(&shown);
+    let labels = row_labels(shown);
 
     let mut header: Vec<String> = columns.iter().map(|column| column.aligned(column.title)).collect();
-    header.push("LOCK".to_string());
+    header.push(title.to_string());
     writeln!(out, "{}", header.join(GAP))?;
     for (lock, label) in shown.iter().zip(&labels) {
         let mut cells: Vec<String> =
@@ -133,11 +153,11 @@ fn write_rows(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
         }
     }
     if !rest.is_empty() {
-        let locks = if rest.len() == 1 { "lock" } else { "locks" };
+        let locks = if rest.len() == 1 { singular } else { plural };
         let share = match total_ns {
             0 => String::new(),
             _ => {
-                let ns: u64 = rest.iter().map(Lock::weight_ns).sum();
+                let ns: u64 = rest.iter().map(|lock| lock.weight_ns()).sum();
                 format!(" ({} of wait)", percent(ns as f64 / total_ns as f64))
             }
         };
@@ -161,38 +181,11 @@ fn painted(line: &str, weight_ns: u64, total_ns: u64, color: bool) -> String {
     }
 }
 
-/// Labels of the rows. Unnamed locks taken by the same function get the end of their address, since
-/// they are different locks.
-fn labels(rows: &[&Lock]) -> Vec<String> {
-    let mut addresses: BTreeMap<(String, &str), Vec<u64>> = BTreeMap::new();
-    for lock in rows {
-        addresses.entry((lock.label(), lock.kind.name())).or_default().push(lock.addr);
-    }
-    rows.iter()
-        .map(|lock| {
-            let label = lock.label();
-            let same = &addresses[&(label.clone(), lock.kind.name())];
-            let digits = (4..16).find(|digits| {
-                let end = |addr: u64| addr & ((1 << (4 * digits)) - 1);
-                same.iter().filter(|addr| end(**addr) == end(lock.addr)).count() == 1
-            });
-            match digits {
-                Some(digits) if same.len() > 1 => {
-                    let digits = digits as usize;
-                    let end = lock.addr & ((1 << (4 * digits)) - 1);
-                    format!("{} …{end:0digits$x}", clean(&label))
-                }
-                _ => clean(&label),
-            }
-        })
-        .collect()
-}
-
 /// What stands under LOCK, in at most `room` columns, and what found no room there.
 fn lock_cell(
     profile: &Profile,
     lock: &Lock,
-    label: &str,
+    label: &RowLabel,
     terminal: usize,
     room: usize,
 ) -> (String, Option<String>) {
@@ -204,38 +197,15 @@ fn lock_cell(
         notes.push(format!("{} waiting now", count(lock.in_flight.len() as u64)));
     }
     if notes.is_empty() {
-        return (with_callers(profile, lock, label, room), None);
+        return (label.with_callers(profile, lock, room), None);
     }
     let note = format!("({})", notes.join(", "));
     let label_room = room.saturating_sub(width(&note) + 1);
-    if width(label) <= label_room || label_room >= SHORTEST_LABEL {
-        return (format!("{} {note}", with_callers(profile, lock, label, label_room)), None);
+    if label.width() <= label_room || label_room >= SHORTEST_LABEL {
+        return (format!("{} {note}", label.with_callers(profile, lock, label_room)), None);
     }
     let note = if width(&note) <= room { pad_right(&note, room) } else { elide(&note, terminal) };
-    (with_callers(profile, lock, label, room), Some(pad_left(&note, terminal).trim_end().to_string()))
-}
-
-/// The label, and behind it as many callers as fit: `pipe_write ← vfs_write ← ksys_write`.
-fn with_callers(profile: &Profile, lock: &Lock, label: &str, room: usize) -> String {
-    const ARROW: &str = " ← ";
-    let mut text = elide(label, room);
-    let path = stacks::call_path(profile, lock);
-    // An unnamed lock's label is its call site already.
-    let callers = if lock.name.is_some() { &path[..] } else { path.get(1..).unwrap_or_default() };
-    for (index, caller) in callers.iter().enumerate() {
-        let Some(left) = room.checked_sub(width(&text) + width(ARROW)) else { break };
-        let caller = clean(caller);
-        if width(&caller) <= left {
-            text = format!("{text}{ARROW}{caller}");
-        } else {
-            // The nearest caller says something even when it is cut; the others would only be noise.
-            if index == 0 && left >= SHORTEST_LABEL {
-                text = format!("{text}{ARROW}{}", elide(&caller, left));
-            }
-            break;
-        }
-    }
-    text
+    (label.with_callers(profile, lock, room), Some(pad_left(&note, terminal).trim_end().to_string()))
 }
 
 pub(super) fn write_wrapped(
@@ -251,128 +221,4 @@ pub(super) fn write_wrapped(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{HoldStats, WaitStats};
-    use crate::render::tests::profile;
-
-    fn shown(profile: &Profile, options: &Options) -> String {
-        let mut out = Vec::new();
-        render(profile, options, &mut out).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    fn at(columns: usize) -> Options {
-        Options { width: Some(columns), ..Options::default() }
-    }
-
-    fn row<'a>(table: &'a str, label: &str) -> &'a str {
-        table.lines().find(|line| line.contains('%') && line.contains(label)).unwrap()
-    }
-
-    #[test]
-    fn a_lock_that_only_hangs_is_ranked_first() {
-        let table = shown(&profile(), &at(120));
-        let first = table.lines().skip_while(|line| !line.starts_with("WAIT%")).nth(1).unwrap();
-        assert!(first.contains("rename_mutex") && first.contains("(2 waiting now)"), "{first}");
-    }
-
-    #[test]
-    fn what_is_not_known_is_a_dash_and_not_zero() {
-        let table = shown(&profile(), &at(100));
-        let cells: Vec<&str> = row(&table, "rename_mutex").split_whitespace().collect();
-        assert_eq!(cells[2..8], ["0", "-", "-", "-", "-", "-"]);
-    }
-
-    #[test]
-    fn narrower_terminals_lose_columns_by_priority() {
-        let titles = |columns| {
-            let table = shown(&profile(), &at(columns));
-            table
-                .lines()
-                .find(|line| line.starts_with("WAIT%"))
-                .unwrap()
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        assert_eq!(titles(140), "WAIT% TYPE CONTENDED TOTAL AVG P50 P99 MAX ABORTED LOCK");
-        assert_eq!(titles(100), "WAIT% TYPE CONTENDED TOTAL AVG P50 P99 MAX LOCK");
-        assert_eq!(titles(99), "WAIT% TYPE CONTENDED TOTAL AVG P99 LOCK");
-        assert_eq!(titles(79), "WAIT% TYPE CONTENDED TOTAL P99 LOCK");
-        assert_eq!(titles(59), "WAIT% TYPE TOTAL LOCK");
-    }
-
-    #[test]
-    fn holds_are_shown_when_they_were_traced() {
-        let mut profile = profile();
-        profile.meta.hold = true;
-        profile.locks[1].hold = Some(HoldStats {
-            acquired: 123_456,
-            holds: 1000,
-            hold_total_ns: 5_000_000,
-            hold_max_ns: Some(90_000),
-        });
-        let table = shown(&profile, &at(160));
-        let cells: Vec<&str> = row(&table, "CACHE").split_whitespace().collect();
-        assert_eq!(cells[9..12], ["123k", "5.00µs", "90.0µs"]);
-        let cells: Vec<&str> = row(&table, "rename_mutex").split_whitespace().collect();
-        assert_eq!(cells[9..12], ["-", "-", "-"]);
-    }
-
-    #[test]
-    fn rows_beyond_the_limit_are_summed_up() {
-        let table = shown(&profile(), &Options { max_rows: 2, ..at(80) });
-        assert!(table.contains("… and 6 more locks (14.1% of wait)"), "{table}");
-    }
-
-    #[test]
-    fn unnamed_locks_with_the_same_call_site_are_told_apart() {
-        let table = shown(&profile(), &at(80));
-        assert!(table.contains("pipe_write …2468") && table.contains("pipe_write …9468"));
-    }
-
-    #[test]
-    fn quiet_and_blind_are_not_the_same() {
-        let mut profile = profile();
-        profile.locks.clear();
-        assert!(shown(&profile, &at(200)).contains("7104 waits began, and none of them is in this profile"));
-        profile.events.waits_begun = 0;
-        assert!(
-            shown(&profile, &at(200))
-                .contains("No contention seen: 7 hooks were attached and reached 1.23M times")
-        );
-        profile.events.events_seen = 0;
-        assert!(
-            shown(&profile, &at(200))
-                .contains("No events at all: 7 hooks were attached, and none was reached. Check the pid")
-        );
-        profile.events.hooks_attached = 0;
-        assert!(shown(&profile, &at(200)).contains("Nothing was measured: no hook could be attached."));
-    }
-
-    #[test]
-    fn locks_that_were_held_but_never_waited_for_do_not_hide_that_nobody_waited() {
-        let mut profile = profile();
-        profile.locks.truncate(1);
-        profile.locks[0].in_flight.clear();
-        profile.locks[0].wait = WaitStats::default();
-        profile.events.waits_begun = 0;
-        let table = shown(&profile, &at(80));
-        assert!(table.contains("No contention seen") && table.contains("rename_mutex"));
-    }
-
-    #[test]
-    fn nothing_lost_is_said() {
-        let mut profile = profile();
-        profile.losses.iter_mut().for_each(|loss| loss.count = 0);
-        assert!(shown(&profile, &at(80)).ends_with("lost: nothing\n"));
-    }
-
-    #[test]
-    fn colours_only_when_asked_for() {
-        assert!(!shown(&profile(), &at(80)).contains('\x1b'));
-        let table = shown(&profile(), &Options { color: true, ..at(80) });
-        assert!(table.contains("\x1b[31m57.4%") && table.contains("\x1b[2m 0.2%"));
-    }
-}
+mod tests;

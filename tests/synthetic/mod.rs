@@ -1,5 +1,7 @@
 //! An invented profile with one of everything a renderer has to cope with. No kernel produced it.
 
+mod futexes;
+
 use lockprof::model::*;
 
 /// Collects stacks and frames and hands out references to them.
@@ -63,25 +65,9 @@ fn spread(from_ns: u64, n: u64) -> Vec<u64> {
 
 fn lock(kind: LockKind, addr: u64, name: Option<&str>, call_site: Option<&str>) -> Lock {
     Lock {
-        kind,
-        addr,
-        pid: kind.is_user().then_some(4242),
         name: name.map(Into::into),
         call_site: call_site.map(Into::into),
-        wait: WaitStats::default(),
-        hist: None,
-        hold: None,
-        wakes: None,
-        contended_releases: None,
-        owners: None,
-        futex: None,
-        place: None,
-        addresses: 1,
-        several_waiters: false,
-        contended_hold: None,
-        releasers: Vec::new(),
-        sites: Vec::new(),
-        in_flight: Vec::new(),
+        ..Lock::new(kind, addr, kind.is_user().then_some(4242))
     }
 }
 
@@ -248,22 +234,6 @@ pub fn profile() -> Profile {
         },
     ];
 
-    let mut cache = lock(
-        LockKind::Futex,
-        0x5581_0004_f0c0,
-        Some("demo`CACHE+0x10"),
-        Some("demo::cache::Cache<alloc::string::String, demo::cache::Entry>::get_or_insert_with"),
-    );
-    let values = spread(180_000, 1400);
-    let (wait, hist) = waits(&values);
-    cache.wait = wait;
-    cache.hist = Some(hist);
-    cache.wakes = Some(Wakes { calls: 1522, woken: 1401, all: 0 });
-    let (at_cache, _) = waits(&values[..1200]);
-    let (at_bare, _) = waits(&values[1200..]);
-    cache.sites =
-        vec![site(StackRef::NotTaken, cache_user, at_cache), site(StackRef::NotTaken, bare_user, at_bare)];
-
     let mut pipe = lock(LockKind::Mutex, 0xffff_9a01_0b20_2468, None, Some("pipe_write"));
     let values = spread(21_000, 3000);
     let (mut wait, hist) = waits(&values);
@@ -314,7 +284,10 @@ pub fn profile() -> Profile {
     unknown.hist = Some(hist);
     unknown.sites = vec![site(StackRef::Lost, StackRef::Lost, wait)];
 
-    let mut locks = vec![hung, cache, pipe, other_pipe, mmap_read, mmap_write, runqueue, unknown];
+    let mut locks = vec![hung, pipe, other_pipe, mmap_read, mmap_write, runqueue, unknown];
+    locks.extend(futexes::rows(&mut stacks, cache_user, bare_user, &write[2..]));
+    let in_flight: u64 = locks.iter().map(|lock| lock.in_flight.len() as u64).sum();
+    let waits_ended: u64 = locks.iter().map(|lock| lock.wait.contended + lock.wait.aborted).sum();
     locks.sort_by_key(|lock| std::cmp::Reverse(lock.weight_ns()));
     let loss =
         |reason: &str, count, meaning: &str| Loss { reason: reason.into(), count, meaning: meaning.into() };
@@ -385,8 +358,8 @@ pub fn profile() -> Profile {
         events: EventCounts {
             hooks_attached: 7,
             events_seen: 1_234_567,
-            waits_begun: 7_104,
-            waits_ended: 7_102,
+            waits_begun: waits_ended + in_flight,
+            waits_ended,
             futex_retries: 61,
             futex_merged: 0,
             foreign_releases: 0,
