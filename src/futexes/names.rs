@@ -91,8 +91,26 @@ fn plain(name: &str) -> String {
         let end = if name.starts_with("runtime.") { '@' } else { '.' };
         return name.split(['@', end]).next().unwrap_or(name).to_string();
     }
+    let name = without_return_type(name);
     let is_version = |part: &str| part == "__1" || part == "_V2" || part.starts_with("lts_");
     name.split("::").filter(|part| !is_version(part)).collect::<Vec<_>>().join("::")
+}
+
+/// `void std::f<unsigned int>` → `std::f<unsigned int>`: templates are demangled with it.
+fn without_return_type(name: &str) -> &str {
+    let mut depth = 0i32;
+    let mut start = 0;
+    for (index, byte) in name.bytes().enumerate() {
+        match byte {
+            b'<' => depth += 1,
+            // In Rust's `A as B>::f` the first `<` is gone: nothing there is a return type.
+            b'>' if depth == 0 => return name,
+            b'>' => depth -= 1,
+            b' ' if depth == 0 => start = index + 1,
+            _ => {}
+        }
+    }
+    &name[start..]
 }
 
 fn begins(name: &str, prefixes: &[&str]) -> bool {

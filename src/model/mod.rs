@@ -22,6 +22,7 @@ pub use hist::{BUCKETS, Hist, bucket_of, bucket_range};
 pub use lock::{Family, HoldStats, InFlight, Lock, LockKind, Site, WaitStats, Wakes};
 pub use owner::{Owner, Owners, Thread};
 pub use profile::{
-    Backend, EndReason, EventCounts, HookLine, Loss, Meta, Profile, SCHEMA, Target, TargetKind,
+    Backend, ClassTotal, ClassTotals, EndReason, EventCounts, HookLine, Loss, Meta, Profile, SCHEMA, Target,
+    TargetKind,
 };
 pub use stack::{Frame, Function, Space, Stack, StackRef};

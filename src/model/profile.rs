@@ -1,6 +1,6 @@
 //! One capture, whole.
 
-use super::{Family, Frame, Lock, Stack};
+use super::{Family, Frame, FutexClass, Lock, Stack};
 use serde::{Deserialize, Serialize};
 
 /// Identifies the serialized form of [`Profile`]. Additions keep the number.
@@ -136,7 +136,42 @@ pub struct Loss {
     pub meaning: String,
 }
 
+/// Futex waits of one class: completed, aborted and in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassTotal {
+    pub rows: u64,
+    pub waits: u64,
+    pub wait_ns: u64,
+}
+
+/// Futex waits by class; never added up across classes. See [`Profile::class_totals`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassTotals {
+    pub lock: ClassTotal,
+    pub idle: ClassTotal,
+    pub once: ClassTotal,
+    pub unknown: ClassTotal,
+}
+
 impl Profile {
+    /// Of futexes that were judged; kernel locks are in none of the classes.
+    pub fn class_totals(&self) -> ClassTotals {
+        let mut totals = ClassTotals::default();
+        for lock in &self.locks {
+            let Some(futex) = lock.futex else { continue };
+            let total = match futex.class {
+                FutexClass::Lock => &mut totals.lock,
+                FutexClass::Idle => &mut totals.idle,
+                FutexClass::Once => &mut totals.once,
+                FutexClass::Unknown => &mut totals.unknown,
+            };
+            total.rows += 1;
+            total.waits += lock.wait.contended + lock.wait.aborted + lock.in_flight.len() as u64;
+            total.wait_ns += lock.weight_ns();
+        }
+        totals
+    }
+
     /// Waits of all locks: completed, aborted and in flight; what shares are taken of.
     pub fn total_weight_ns(&self) -> u64 {
         self.locks.iter().map(Lock::weight_ns).sum()
