@@ -371,7 +371,7 @@ fn library(name: &str) -> Option<(FutexKind, Option<Side>)> {
             &["absl::Mutex::Lock", "absl::Mutex::ReaderLock", "absl::Mutex::WriterLock", "absl::Mutex::lock"],
             AbseilMutex,
         ),
-        // before C++20's std::mutex etc., which are pthread's
+        // bits/atomic_wait.h, which is a header: without debug information often inlined and not seen
         (
             &[
                 "std::__atomic_wait",

@@ -805,8 +805,8 @@ fn no_input_makes_it_panic_or_lose_a_wait() {
         let before = sums(&profile);
         let runtime = Runtime {
             libc: [Libc::Glibc, Libc::Musl, Libc::Unknown][random(seed) as usize % 3],
-            go: random(seed) % 4 == 0,
-            openmp: random(seed) % 4 == 0,
+            go: random(seed).is_multiple_of(4),
+            openmp: random(seed).is_multiple_of(4),
             ..UNKNOWN
         };
         classify(&mut profile, &runtimes(runtime));
