@@ -11,7 +11,7 @@ use std::hash::Hash;
 pub fn split(mut lock: Lock, sites: &[Verdict], in_flight: &[Verdict], otherwise: Verdict) -> Vec<Lock> {
     let first = sites.iter().chain(in_flight).next().copied().unwrap_or(otherwise);
     if sites.iter().chain(in_flight).all(|verdict| *verdict == first) {
-        become_(&mut lock, first);
+        settle(&mut lock, first);
         return vec![lock];
     }
     let mut bare = lock.clone();
@@ -39,7 +39,7 @@ pub fn split(mut lock: Lock, sites: &[Verdict], in_flight: &[Verdict], otherwise
     let mut rows: Vec<Lock> = rows
         .into_iter()
         .map(|(verdict, mut row)| {
-            become_(&mut row, verdict);
+            settle(&mut row, verdict);
             row
         })
         .collect();
@@ -74,7 +74,7 @@ pub fn split(mut lock: Lock, sites: &[Verdict], in_flight: &[Verdict], otherwise
 }
 
 /// Says what it is, and points at the lock instead of one of its words.
-fn become_(lock: &mut Lock, verdict: Verdict) {
+fn settle(lock: &mut Lock, verdict: Verdict) {
     let back = verdict.back;
     lock.futex = Some(verdict.futex);
     lock.addr = lock.addr.wrapping_sub(back);
