@@ -7,6 +7,7 @@
 //! main → cli → session → {kernel, attach, bpf};  session → aggregate → model
 //!              cli → {doctor, symbolize, render} → model
 //! attach → {kernel::facts, model}     bpf → {attach::plan, unwind, model}     unwind → symbolize
+//! futexes → {symbolize::callsite, model}
 //! model → nothing of ours
 //! ```
 //!
@@ -21,6 +22,7 @@
 //! | [`model`] | plain data: Profile, Lock, Stack, Hist |
 //! | [`unwind`] | `.eh_frame` → the tables BPF walks user stacks with |
 //! | [`symbolize`] | Profile with addresses → Profile with names |
+//! | [`futexes`] | what each futex wait was for: a lock, or nothing to do |
 //! | [`render`] | Profile → table, histogram, folded, flamegraph, JSON |
 //! | [`doctor`] | Facts and Plan in human words |
 //!
@@ -36,6 +38,7 @@ pub mod bpf;
 pub mod cli;
 pub mod doctor;
 pub mod failure;
+pub mod futexes;
 pub mod kernel;
 pub mod model;
 pub mod render;

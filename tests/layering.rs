@@ -17,7 +17,7 @@ const DOORS: [(&str, &[&str]); 9] = [
 ];
 
 /// Module → modules of ours it may use (src/lib.rs draws the picture).
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("units", &[]),
     ("failure", &[]),
@@ -26,6 +26,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("bpf", &["attach", "kernel", "model", "unwind"]),
     ("aggregate", &["model"]),
     ("symbolize", &["model"]),
+    ("futexes", &["model", "symbolize"]),
     ("unwind", &["symbolize"]),
     ("render", &["model", "units"]),
     ("doctor", &["attach", "kernel", "model", "failure"]),
