@@ -84,6 +84,24 @@ static __always_inline bool is_compat_syscall(const struct pt_regs *regs)
 }
 
 /*
+ * What a task's registers were when it entered the kernel; any task, not only the current one.
+ *
+ * By hand before 5.15: they are the uppermost thing on the kernel stack (THREAD_SIZE, 16 KB). Only
+ * there, for with CONFIG_X86_FRED (6.9) 16 bytes are left free above them.
+ */
+static __always_inline const struct pt_regs *entry_registers(struct task_struct *task,
+							     bool have_task_pt_regs)
+{
+	if (have_task_pt_regs)
+		return (const struct pt_regs *)bpf_task_pt_regs(task);
+#if defined(__TARGET_ARCH_x86)
+	return BPF_CORE_READ(task, stack) + 16384 - bpf_core_type_size(struct pt_regs);
+#else
+	return 0;
+#endif
+}
+
+/*
  * Where user space was when it entered the kernel; false: it never was there. In every context: what
  * interrupts a task leaves these registers alone.
  */
@@ -99,10 +117,7 @@ static __always_inline bool user_registers(__u64 *ip, __u64 *sp, __u64 *bp)
 		/* Any 64-bit code segment of user space; 32-bit programs have no table. */
 		return (regs->cs & 3) == 3;
 	}
-	/* Before 5.15 by hand: they are the uppermost thing on the kernel stack (THREAD_SIZE, 16 KB). */
-	const struct task_struct *task = (void *)bpf_get_current_task();
-	const struct pt_regs *regs =
-	    BPF_CORE_READ(task, stack) + 16384 - bpf_core_type_size(struct pt_regs);
+	const struct pt_regs *regs = entry_registers((void *)bpf_get_current_task(), false);
 
 	*ip = BPF_CORE_READ(regs, ip);
 	*sp = BPF_CORE_READ(regs, sp);

@@ -1,7 +1,9 @@
 //! The only module that sees libbpf-rs and the generated skeleton.
 //!
 //! [`load`]: plan → loaded and attached programs. [`drain`]: maps → records. [`wire`]: bytes → model.
+//! [`blocked`]: one look, before that, at threads that wait already.
 
+mod blocked;
 mod drain;
 mod load;
 mod mapped;
@@ -12,4 +14,5 @@ mod wire;
 
 use lockprof_skel as skel;
 
+pub use blocked::registers_of_blocked;
 pub use load::{Notices, Settings, Targets, Tracer};
