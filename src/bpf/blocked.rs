@@ -1,5 +1,6 @@
 //! The registers of threads that wait in a futex call already: bpf/blocked.bpf.c, loaded, read, unloaded.
 
+use super::load::{lift_memory_limit, remember};
 use super::skel::blocked::BlockedSkelBuilder;
 use super::skel::blocked::types::blocked_registers;
 use super::wire;
@@ -17,15 +18,17 @@ use std::mem::MaybeUninit;
 /// An error means that this kernel does not let us (some refuse every program of type TRACING): without
 /// these registers all but the frame pointer is known from /proc.
 pub fn registers_of_blocked(facts: &Facts, pids: &[u32]) -> Result<HashMap<u32, Registers>> {
-    // libbpf prints the verifier's log to standard error, and a refusal is no trouble here.
-    libbpf_rs::set_print(Some((PrintLevel::Warn, |_, _| ())));
+    libbpf_rs::set_print(Some((PrintLevel::Warn, remember)));
+    lift_memory_limit();
     let mut storage = MaybeUninit::uninit();
-    let mut open = BlockedSkelBuilder::default().open(&mut storage).context("Failed to open blocked.bpf.c")?;
+    let mut open =
+        BlockedSkelBuilder::default().open(&mut storage).context("Failed to open blocked.bpf.c")?;
     let rodata = open.maps.rodata_data.as_deref_mut().context("blocked.bpf.c has no .rodata")?;
     rodata.have_task_pt_regs = (facts.version() >= (5, 15)).into();
     rodata.only_tgid = if let [pid] = pids { *pid } else { 0 };
     let skel = open.load().context("The kernel refuses iterators of tasks")?;
-    let link = skel.progs.dump_blocked.attach().context("The kernel refuses to attach an iterator of tasks")?;
+    let link =
+        skel.progs.dump_blocked.attach().context("The kernel refuses to attach an iterator of tasks")?;
     let mut bytes = Vec::new();
     Iter::new(&link)
         .context("Failed to open the iterator of tasks")?
