@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Prints a line for each of its threads: name, tid, word, and the return addresses of its own functions,
@@ -265,8 +266,10 @@ impl Waiters {
 
     /// `None`: this kernel, or being nobody special, does not allow it.
     fn registers(&self) -> Option<HashMap<u32, Registers>> {
-        let facts = Facts::gather(&["mutex_lock"], &[]).expect("facts");
-        let registers = registers_of_blocked(&facts, &[self.pid()]);
+        // The kernel's BTF is megabytes, and parsing them takes seconds in a guest.
+        static FACTS: OnceLock<Facts> = OnceLock::new();
+        let facts = FACTS.get_or_init(|| Facts::gather(&["mutex_lock"], &[]).expect("facts"));
+        let registers = registers_of_blocked(facts, &[self.pid()]);
         let tracing = facts.functions["mutex_lock"].fentry.works();
         // The reverse does not hold: 6.18 kernels exist that refuse fentry and allow this.
         assert!(registers.is_ok() || !tracing, "where fentry is allowed, iterators are: {registers:?}");
@@ -377,7 +380,10 @@ fn threads_of_a_c_program_are_found_with_exact_stacks_and_what_they_wait_for() {
 }
 
 fn workload() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_lockprof")).with_file_name("examples/lockprof-workload");
+    // Guests have copies (tests/vm/binaries).
+    let lockprof = std::env::var_os("LOCKPROF_BIN");
+    let lockprof = lockprof.unwrap_or_else(|| env!("CARGO_BIN_EXE_lockprof").into());
+    let path = Path::new(&lockprof).with_file_name("examples/lockprof-workload");
     assert!(path.exists(), "cargo build --example lockprof-workload makes {}", path.display());
     path
 }
