@@ -7,7 +7,9 @@
 use lockprof::bpf::registers_of_blocked;
 use lockprof::kernel::Facts;
 use lockprof::model::FutexOp;
-use lockprof::session::blocked::{AlreadyWaiting, Found, Overlooked, blocked_in_futex, find, still_blocked};
+use lockprof::session::blocked::{
+    AlreadyWaiting, Blocked, Found, Overlooked, blocked_in_futex, find, still_blocked,
+};
 use lockprof::symbolize::Images;
 use lockprof::unwind::{Registers, Tables, WalkEnd};
 use std::collections::HashMap;
@@ -249,9 +251,9 @@ impl Waiters {
         line
     }
 
-    fn await_blocked(&self, threads: usize) {
+    fn await_blocked(&self, enough: impl Fn(&[Blocked]) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while blocked_in_futex(self.pid(), &mut Overlooked::default()).len() < threads {
+        while !enough(&blocked_in_futex(self.pid(), &mut Overlooked::default())) {
             assert!(Instant::now() < deadline, "they do not block");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -330,7 +332,7 @@ fn threads_of_a_c_program_are_found_with_exact_stacks_and_what_they_wait_for() {
         let dir = tempfile::tempdir().expect("there is room");
         let mut waiters = Waiters::start(&compile(dir.path(), &flags), &[]);
         let truths: Vec<Truth> = (0..7).map(|_| Truth::parse(&waiters.line())).collect();
-        waiters.await_blocked(7);
+        waiters.await_blocked(|blocked| blocked.len() == 7);
 
         let with_registers = waiters.registers();
         for registers in [Some(HashMap::new()), with_registers].into_iter().flatten() {
@@ -414,9 +416,11 @@ fn threads_of_a_rust_program_have_whole_stacks_with_the_frame_pointer_and_honest
             let all = found.waiting.iter().filter(|waiting| waiting.op == op);
             all.filter(|waiting| waiting.pcs[1..].iter().any(|pc| range.contains(pc))).count()
         };
-        // The three waiters; the main thread and the holder may wait for each other as well.
-        waiters.await_blocked(3);
-        std::thread::sleep(Duration::from_secs(1));
+        // The three waiters wait for one word; others of its threads may wait for each other as well.
+        waiters.await_blocked(|blocked| {
+            let words = blocked.iter().map(|one| one.call.args[0]);
+            words.clone().any(|word| words.clone().filter(|other| *other == word).count() == 3)
+        });
 
         let without = waiters.find(&HashMap::new());
         assert_eq!(without.overlooked, Overlooked::default());
@@ -436,6 +440,7 @@ fn threads_of_a_rust_program_have_whole_stacks_with_the_frame_pointer_and_honest
             assert!(whole.pcs.starts_with(&waiting.pcs), "{waiting:?} {whole:?}");
         }
         for waiting in &with.waiting {
+            eprintln!("{}: {} frames", waiting.comm, waiting.pcs.len());
             assert_eq!(registers[&waiting.tid].sp, waiting.sp);
         }
     }
