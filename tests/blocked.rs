@@ -259,6 +259,11 @@ impl Waiters {
         }
     }
 
+    fn signal(&self, signal: i32) {
+        // SAFETY: no pointers; the child has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.pid() as libc::pid_t, signal) }, 0);
+    }
+
     fn find(&self, registers: &HashMap<u32, Registers>) -> Found {
         let mut images = Images::new();
         images.snapshot(self.pid()).expect("it lives");
@@ -271,11 +276,13 @@ impl Waiters {
         // The kernel's BTF is megabytes, and parsing them takes seconds in a guest.
         static FACTS: OnceLock<Facts> = OnceLock::new();
         let facts = FACTS.get_or_init(|| Facts::gather(&["mutex_lock"], &[]).expect("facts"));
+        let begin = Instant::now();
         let registers = registers_of_blocked(facts, &[self.pid()]);
+        let took = begin.elapsed();
         let tracing = facts.functions["mutex_lock"].fentry.works();
         // The reverse does not hold: 6.18 kernels exist that refuse fentry and allow this.
         assert!(registers.is_ok() || !tracing, "where fentry is allowed, iterators are: {registers:?}");
-        eprintln!("iterator of tasks: {:?}", registers.as_ref().map(HashMap::len));
+        eprintln!("iterator of tasks: {:?} in {took:?}", registers.as_ref().map(HashMap::len));
         registers.ok()
     }
 
@@ -337,7 +344,9 @@ fn threads_of_a_c_program_are_found_with_exact_stacks_and_what_they_wait_for() {
         let with_registers = waiters.registers();
         for registers in [Some(HashMap::new()), with_registers].into_iter().flatten() {
             let context = format!("{flags:?}, frame pointers of {}", registers.len());
+            let begin = Instant::now();
             let found = waiters.find(&registers);
+            eprintln!("{context}: found in {:?}, tables included", begin.elapsed());
             assert_eq!(found.overlooked, Overlooked::default(), "{context}");
             assert_eq!(found.waiting.len(), 7, "{context}");
             for truth in &truths {
@@ -366,6 +375,18 @@ fn threads_of_a_c_program_are_found_with_exact_stacks_and_what_they_wait_for() {
                 assert_eq!(of(name).0.timeout, timeout, "{name}");
             }
             assert_eq!(of("main").0.comm, "waiters");
+        }
+
+        // Stopped, nobody waits. Continued, waits with a timeout go on as restart_syscall(2).
+        waiters.signal(libc::SIGSTOP);
+        waiters.await_blocked(|blocked| blocked.is_empty());
+        waiters.signal(libc::SIGCONT);
+        waiters.await_blocked(|blocked| blocked.len() == 5);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while waiters.find(&HashMap::new()).overlooked != (Overlooked { restarted: 2, ..Default::default() })
+        {
+            assert!(Instant::now() < deadline, "{:?}", waiters.find(&HashMap::new()).overlooked);
+            std::thread::sleep(Duration::from_millis(20));
         }
 
         // After the gate was opened nobody is where he was.
