@@ -65,8 +65,8 @@ impl AlreadyWaiting {
 pub struct Overlooked {
     /// Threads, or whole processes, whose /proc files or memory may not be read.
     pub unreadable: u64,
-    /// Threads whose wait was interrupted (stopped and continued, traced) and goes on as restart_syscall(2),
-    /// which does not say what it restarts.
+    /// Threads whose wait has a timeout, was interrupted (stopped and continued, traced) and goes on as
+    /// restart_syscall(2): which call that restarts, its number does not say.
     pub restarted: u64,
     /// Threads of 32-bit programs.
     pub compat: u64,
