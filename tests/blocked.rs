@@ -282,7 +282,8 @@ impl Waiters {
         let tracing = facts.functions["mutex_lock"].fentry.works();
         // The reverse does not hold: 6.18 kernels exist that refuse fentry and allow this.
         assert!(registers.is_ok() || !tracing, "where fentry is allowed, iterators are: {registers:?}");
-        eprintln!("iterator of tasks: {:?} in {took:?}", registers.as_ref().map(HashMap::len));
+        let told = registers.as_ref().map(HashMap::len).map_err(|err| format!("{err:#}"));
+        eprintln!("iterator of tasks: {told:?} in {took:?}");
         registers.ok()
     }
 
