@@ -56,18 +56,6 @@ struct syscall {
 	__u32 compat;
 };
 
-/* Where the current task's registers are while it is in the kernel: uppermost on its kernel stack. */
-static __always_inline const struct pt_regs *saved_registers(void)
-{
-	if (cfg.have_task_pt_regs)
-		return (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	/* Before 5.15 by hand. THREAD_SIZE, 16 KB on x86-64 (without KASAN) and arm64 with 4 KB pages; the
-	 * padding that kernels with FRED have above them came later. */
-	const struct task_struct *task = (void *)bpf_get_current_task();
-
-	return BPF_CORE_READ(task, stack) + 16384 - bpf_core_type_size(struct pt_regs);
-}
-
 static __always_inline void read_syscall(const struct pt_regs *regs, struct syscall *call)
 {
 #if defined(__TARGET_ARCH_x86)
@@ -113,6 +101,32 @@ static __always_inline __u64 thread_pointer(void)
 }
 
 /*
+ * What a task's registers were when it entered the kernel; any task, not only the current one.
+ *
+ * By hand before 5.15: they are the uppermost thing on the kernel stack (THREAD_SIZE, 16 KB). Only
+ * there, for with CONFIG_X86_FRED (6.9) 16 bytes are left free above them.
+ */
+static __always_inline const struct pt_regs *entry_registers(struct task_struct *task,
+							     bool have_task_pt_regs)
+{
+	if (have_task_pt_regs)
+		return (const struct pt_regs *)bpf_task_pt_regs(task);
+#if defined(__TARGET_ARCH_x86)
+	return BPF_CORE_READ(task, stack) + 16384 - bpf_core_type_size(struct pt_regs);
+#else
+	return 0;
+#endif
+}
+
+/* Of the current task, which is in the kernel. */
+static __always_inline const struct pt_regs *saved_registers(void)
+{
+	if (cfg.have_task_pt_regs)
+		return (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	return entry_registers((void *)bpf_get_current_task(), false);
+}
+
+/*
  * Where user space was when it entered the kernel; false: it never was there. In every context: what
  * interrupts a task leaves these registers alone.
  */
@@ -128,7 +142,6 @@ static __always_inline bool user_registers(__u64 *ip, __u64 *sp, __u64 *bp)
 		/* Any 64-bit code segment of user space; 32-bit programs have no table. */
 		return (regs->cs & 3) == 3;
 	}
-	/* Before 5.15 by hand. */
 	const struct pt_regs *regs = saved_registers();
 
 	*ip = BPF_CORE_READ(regs, ip);

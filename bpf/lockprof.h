@@ -568,6 +568,15 @@ struct call_key {
 	__u32 function;
 };
 
+/* A thread that waits in a futex call, and where it is in user space (blocked.bpf.c). */
+struct blocked_registers {
+	__u32 tgid;
+	__u32 tid;
+	__u64 ip;
+	__u64 sp;
+	__u64 bp;
+};
+
 /* Tells user space to look at a process while it lives. */
 enum notice_kind {
 	NOTICE_STACK, /* a user stack was seen for the first time */

@@ -1,8 +1,9 @@
-//! Compiles bpf/*.bpf.c, links them into one object and generates its skeleton into OUT_DIR.
+//! Compiles bpf/*.bpf.c, links them into one object (blocked.bpf.c stays one of its own) and generates the
+//! skeletons into OUT_DIR.
 
 use anyhow::{Context, Result};
 use libbpf_cargo::SkeletonBuilder;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() -> Result<()> {
@@ -22,39 +23,50 @@ fn main() -> Result<()> {
     // Definitions first: libbpf's linker leaves a map's BTF offset at 0 when it met the extern before.
     sources.sort_by_key(|path| (!path.ends_with("core.bpf.c"), path.clone()));
 
+    // Read once when a profile begins, then unloaded: an object of its own.
+    let (once, sources): (Vec<PathBuf>, Vec<PathBuf>) =
+        sources.into_iter().partition(|path| path.ends_with("blocked.bpf.c"));
+    generate(&compile(&once[0], &out, arch)?, &out.join("blocked.skel.rs"))?;
+
     let linked = out.join("lockprof.bpf.o");
     let mut linker = libbpf_rs::Linker::new(&linked)?;
     for source in &sources {
-        let object = out.join(source.file_name().expect("a source has a name")).with_extension("o");
-        let mut builder = SkeletonBuilder::new();
-        if let Ok(clang) = env::var("CLANG") {
-            builder.clang(clang);
-        }
-        builder
-            .source(source)
-            .obj(&object)
-            // -mcpu=v3: 32-bit registers and short jumps; every kernel since 5.10 has both.
-            .clang_args([
-                "-I../bpf",
-                "-I../bpf/include",
-                &format!("-D__TARGET_ARCH_{arch}"),
-                "-mcpu=v3",
-                "-Wall",
-                "-Wextra",
-                "-Wno-unused-parameter",
-                "-Werror",
-            ])
-            .build()
-            .with_context(|| format!("Failed to compile {}", source.display()))?;
-        linker.add_file(&object)?;
+        linker.add_file(compile(source, &out, arch)?)?;
     }
     linker.link().context("Failed to link the BPF objects")?;
+    generate(&linked, &out.join("lockprof.skel.rs"))
+}
 
+fn compile(source: &Path, out: &Path, arch: &str) -> Result<PathBuf> {
+    let object = out.join(source.file_name().expect("a source has a name")).with_extension("o");
+    let mut builder = SkeletonBuilder::new();
+    if let Ok(clang) = env::var("CLANG") {
+        builder.clang(clang);
+    }
+    builder
+        .source(source)
+        .obj(&object)
+        // -mcpu=v3: 32-bit registers and short jumps; every kernel since 5.10 has both.
+        .clang_args([
+            "-I../bpf",
+            "-I../bpf/include",
+            &format!("-D__TARGET_ARCH_{arch}"),
+            "-mcpu=v3",
+            "-Wall",
+            "-Wextra",
+            "-Wno-unused-parameter",
+            "-Werror",
+        ])
+        .build()
+        .with_context(|| format!("Failed to compile {}", source.display()))?;
+    Ok(object)
+}
+
+fn generate(object: &Path, skeleton: &Path) -> Result<()> {
     SkeletonBuilder::new()
-        .obj(&linked)
+        .obj(object)
         // A rustup proxy without the component exits non-zero and would fail the build.
         .rustfmt("/nonexistent")
-        .generate(out.join("lockprof.skel.rs"))
-        .context("Failed to generate the skeleton")?;
-    Ok(())
+        .generate(skeleton)
+        .context("Failed to generate the skeleton")
 }

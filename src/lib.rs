@@ -20,7 +20,7 @@
 //! | [`bpf`] | load, attach, activate, drain; the only module that sees libbpf-rs |
 //! | [`aggregate`] | raw capture → Profile with addresses |
 //! | [`model`] | plain data: Profile, Lock, Stack, Hist |
-//! | [`unwind`] | `.eh_frame` → the tables BPF walks user stacks with |
+//! | [`unwind`] | `.eh_frame` → the tables BPF walks user stacks with; a walk from outside |
 //! | [`symbolize`] | Profile with addresses → Profile with names |
 //! | [`futexes`] | what each futex wait was for: a lock, or nothing to do |
 //! | [`render`] | Profile → table, histogram, folded, flamegraph, JSON |

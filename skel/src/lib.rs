@@ -12,6 +12,12 @@ mod generated {
 
 pub use generated::*;
 
+/// That of blocked.bpf.c, which is an object of its own.
+#[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals)]
+pub mod blocked {
+    include!(concat!(env!("OUT_DIR"), "/blocked.skel.rs"));
+}
+
 // SAFETY: plain C structs of integers, for which every bit pattern is valid.
 unsafe impl Plain for types::site_key {}
 unsafe impl Plain for types::site_stats {}
@@ -36,3 +42,4 @@ unsafe impl Plain for types::stack {}
 unsafe impl Plain for types::process {}
 unsafe impl Plain for types::counters {}
 unsafe impl Plain for types::notice {}
+unsafe impl Plain for blocked::types::blocked_registers {}

@@ -102,12 +102,19 @@ struct Attached {
 /// The last lines libbpf said, for the error message; it writes the verifier's log there.
 static LIBBPF_SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-fn remember(_level: PrintLevel, text: String) {
+pub(super) fn remember(_level: PrintLevel, text: String) {
     let mut said = LIBBPF_SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     said.extend(text.lines().map(String::from));
-    let keep = 12;
+    let keep = 40;
     let drop = said.len().saturating_sub(keep);
     said.drain(..drop);
+}
+
+/// Before 5.11 BPF memory counts against this limit.
+pub(super) fn lift_memory_limit() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is to a valid rlimit for the duration of the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited) };
 }
 
 fn forget_what_libbpf_said() {
@@ -117,6 +124,7 @@ fn forget_what_libbpf_said() {
 /// The program that libbpf gave up on, and the kernel's error: `prog 'NAME': failed to load: -EACCES`.
 fn refused_program() -> Option<(String, String)> {
     let said = LIBBPF_SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if std::env::var_os("DBG").is_some() { for l in said.iter() { eprintln!("SAID {l}"); } }
     said.iter().rev().find_map(|line| {
         let (_, rest) = line.split_once("prog '")?;
         let (program, rest) = rest.split_once("': ")?;
@@ -200,11 +208,7 @@ impl Tracer {
         besides: &dyn Fn(&str) -> bool,
     ) -> Result<Tracer> {
         libbpf_rs::set_print(Some((PrintLevel::Warn, remember)));
-        // SAFETY: no preconditions; before 5.11 BPF memory counts against this limit.
-        unsafe {
-            let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-            libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited);
-        }
+        lift_memory_limit();
         // Lives until the process ends: the skeleton borrows it, and there is one per run.
         let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open =

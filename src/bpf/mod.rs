@@ -1,7 +1,9 @@
 //! The only module that sees libbpf-rs and the generated skeleton.
 //!
 //! [`load`]: plan → loaded and attached programs. [`drain`]: maps → records. [`wire`], [`futex_wire`]: bytes → model.
+//! [`blocked`]: one look, before that, at threads that wait already.
 
+mod blocked;
 mod drain;
 mod futex_wire;
 mod load;
@@ -13,4 +15,5 @@ mod wire;
 
 use lockprof_skel as skel;
 
+pub use blocked::registers_of_blocked;
 pub use load::{Notices, Settings, TargetThread, Targets, Tracer};

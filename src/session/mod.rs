@@ -1,5 +1,6 @@
 //! The story of one run: start → wait (time, Ctrl-C, target's end) → stop → raw capture.
 
+pub mod blocked;
 mod clock;
 mod config;
 mod onlookers;

@@ -2,12 +2,14 @@
 //!
 //! [`elf`] finds `.eh_frame`, [`rows`] turns it into sorted rows of 8 bytes, [`Tables`] keeps the rows
 //! of every file once for all processes that map it and lists the mappings of a process.
-//! bpf/unwind.bpf.c walks with them. Nothing here sees the kernel.
+//! bpf/unwind.bpf.c walks with them, and [`walk`] does the same from outside. Nothing here sees the kernel.
 
 mod elf;
 mod rows;
+mod walk;
 
 pub use rows::{Row, Rule};
+pub use walk::{ReadMemory, Registers, WalkEnd, Walked, walk};
 
 use crate::symbolize::{FileId, Images, Mapping};
 use std::collections::HashMap;

@@ -8,7 +8,7 @@ use gimli::{
 /// How to get from a frame to its caller; the return address is always just below the CFA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
-enum Kind {
+pub enum Kind {
     /// cfa = rsp + offset
     Rsp = 1,
     /// cfa = rbp + offset
@@ -31,12 +31,12 @@ enum Kind {
 pub struct Rule(u32);
 
 impl Rule {
-    const END: Rule = Rule(Kind::End as u32);
-    const UNSUPPORTED: Rule = Rule(Kind::Unsupported as u32);
-    const SIGNAL: Rule = Rule(Kind::Signal as u32);
+    pub(super) const END: Rule = Rule(Kind::End as u32);
+    pub(super) const UNSUPPORTED: Rule = Rule(Kind::Unsupported as u32);
+    pub(super) const SIGNAL: Rule = Rule(Kind::Signal as u32);
 
     /// `cfa` is the offset, positive; rbp lies at cfa - `rbp`, or is unchanged (0).
-    fn new(kind: Kind, cfa: i64, rbp: i64) -> Rule {
+    pub(super) fn new(kind: Kind, cfa: i64, rbp: i64) -> Rule {
         let words = |bytes: i64, max: i64| {
             (bytes >= 0 && bytes % 8 == 0 && bytes / 8 <= max).then_some((bytes / 8) as u32)
         };
@@ -48,6 +48,28 @@ impl Rule {
 
     pub fn is_supported(self) -> bool {
         self != Rule::UNSUPPORTED
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        match self.0 & 0xff {
+            1 => Kind::Rsp,
+            2 => Kind::Rbp,
+            3 => Kind::End,
+            5 => Kind::Signal,
+            6 => Kind::Plt,
+            7 => Kind::Realigned,
+            _ => Kind::Unsupported,
+        }
+    }
+
+    /// In bytes; what it is added to, the kind says.
+    pub(super) fn cfa_offset(self) -> u64 {
+        u64::from(self.0 >> 16) * 8
+    }
+
+    /// rbp was saved so many bytes below the CFA; 0: it is unchanged.
+    pub(super) fn rbp_below_cfa(self) -> u64 {
+        u64::from(self.0 >> 8 & 0xff) * 8
     }
 
     /// Kind, and the offsets in words.
