@@ -130,29 +130,44 @@ static void set_up_adaptive(struct crew *crew)
 	set_type(crew, PTHREAD_MUTEX_ADAPTIVE_NP);
 }
 
-/* The ceiling needs a real-time priority, which not everybody may have. */
-static int init_ceiling(pthread_mutex_t *mutex)
+/* glibc raises priorities only of threads that have one: all who take this mutex have to be real-time threads. */
+static int set_policy(int policy, int priority)
+{
+	struct sched_param parameter = { .sched_priority = priority };
+
+	return pthread_setschedparam(pthread_self(), policy, &parameter);
+}
+
+static void become_realtime(struct visit *visit)
+{
+	(void)visit;
+	check(set_policy(SCHED_FIFO, 1), "pthread_setschedparam");
+}
+
+static void hold_ceiling(struct crew *crew)
+{
+	become_realtime(NULL);
+	hold_mutex(crew);
+}
+
+static void set_up_ceiling(struct crew *crew)
 {
 	pthread_mutexattr_t attributes;
-	int error;
 
 	check(pthread_mutexattr_init(&attributes), "pthread_mutexattr_init");
 	check(pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_PROTECT), "pthread_mutexattr_setprotocol");
-	check(pthread_mutexattr_setprioceiling(&attributes, 1), "pthread_mutexattr_setprioceiling");
-	check(pthread_mutex_init(mutex, &attributes), "pthread_mutex_init");
-	error = pthread_mutex_lock(mutex);
-	if (!error)
-		check(pthread_mutex_unlock(mutex), "pthread_mutex_unlock");
-	return error;
+	check(pthread_mutexattr_setprioceiling(&attributes, 2), "pthread_mutexattr_setprioceiling");
+	check(pthread_mutex_init(crew_object(crew), &attributes), "pthread_mutex_init");
 }
 
 static const char *no_ceiling(void)
 {
-	int error = init_ceiling(&ceiling_mutex);
+	int error = set_policy(SCHED_FIFO, 1);
 
 	if (error == EPERM)
 		return "no permission for real-time priorities";
-	check(error, "pthread_mutex_lock");
+	check(error, "pthread_setschedparam");
+	check(set_policy(SCHED_OTHER, 0), "pthread_setschedparam");
 	return NULL;
 }
 
@@ -162,6 +177,9 @@ static const char *no_adaptive(void)
 }
 #else
 #define set_up_adaptive NULL
+#define set_up_ceiling NULL
+#define become_realtime NULL
+#define hold_ceiling NULL
 
 static const char *no_ceiling(void)
 {
@@ -226,10 +244,21 @@ static const struct use pi = {
 	.kind = "PI mutex",
 	.set_up = set_up_pi,
 };
-/* no_ceiling() sets it up. */
 static const struct use ceiling = {
-	MUTEX_USE(ceiling_mutex, wait_for_ceiling_mutex, true),
+	.name = "ceiling_mutex",
+	.futex_class = "lock",
 	.kind = "glibc ceiling mutex",
+	.call_site = "wait_for_ceiling_mutex",
+	.object = &ceiling_mutex,
+	.size = sizeof(ceiling_mutex),
+	.has_owner = true,
+	.owner_is_kept = true,
+	.excludes = true,
+	.set_up = set_up_ceiling,
+	.hold = hold_ceiling,
+	.before = become_realtime,
+	.wait = wait_for_ceiling_mutex,
+	.leave = leave_mutex,
 };
 
 const struct scenario mutex_scenarios[] = {
