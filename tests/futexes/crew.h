@@ -72,7 +72,7 @@ void poll_pause(void);
 /* truth.c */
 void print_ready(void);
 void print_unsupported(const char *scenario, const char *why);
-void print_truth(const char *scenario, struct crew *const *crews, unsigned int count, uint64_t start_ns,
-		 uint64_t end_ns);
+void print_truth(const char *scenario, struct crew *const *crews, unsigned int count,
+		 uint64_t start_ns, uint64_t end_ns);
 
 #endif

@@ -226,7 +226,8 @@ static void start_member(struct member *member, struct crew *crew)
 static struct crew *muster(const struct use *use)
 {
 	size_t size = sizeof(struct crew) + options.waiters * sizeof(struct member);
-	struct crew *crew = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct crew *crew =
+	    mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	if (crew == MAP_FAILED)
 		fail("no memory");
@@ -333,7 +334,8 @@ static void run(const struct scenario *scenario)
 		atomic_store(&crews[i]->quit, true);
 		for (unsigned int j = 0; j < options.waiters; j++)
 			event_signal(crews[i]->waiters[j].go);
-		for (unsigned int j = 0; scenario->uses[i]->by_processes && j < options.waiters; j++)
+		for (unsigned int j = 0; scenario->uses[i]->by_processes && j < options.waiters;
+		     j++)
 			check_call(waitpid(crews[i]->waiters[j].tid, NULL, 0), "waitpid");
 	}
 }
@@ -357,7 +359,8 @@ static void pass_gate(void)
 static void usage(void)
 {
 	fprintf(stderr,
-		"usage: %s SCENARIO [--gate] [--waiters N] [--rounds R] [--hold-ms H] [--waiter-hold-ms W]\n"
+		"usage: %s SCENARIO [--gate] [--waiters N] [--rounds R] [--hold-ms H] "
+		"[--waiter-hold-ms W]\n"
 		"       %s --list\n",
 		program_name, program_name);
 	exit(2);

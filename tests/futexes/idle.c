@@ -181,7 +181,8 @@ FRAME int wait_for_barrier(struct visit *visit)
 
 static void set_up_barrier(struct crew *crew)
 {
-	check(pthread_barrier_init(crew_object(crew), NULL, options.waiters + 1), "pthread_barrier_init");
+	check(pthread_barrier_init(crew_object(crew), NULL, options.waiters + 1),
+	      "pthread_barrier_init");
 }
 
 /* The holder is the last that the barrier waits for. */
@@ -240,9 +241,9 @@ static void end_each(struct crew *crew)
  */
 #define INSIDE(object) (ON_GLIBC ? sizeof(object) : 0)
 
-#define CONDITION_USE(condition, function)                                                        \
-	.name = ON_GLIBC ? #condition : NULL, .futex_class = "idle",                              \
-	.kind = LIBC_KIND("condition variable"), .call_site = #function, .object = &(condition),  \
+#define CONDITION_USE(condition, function) \
+	.name = ON_GLIBC ? #condition : NULL, .futex_class = "idle", \
+	.kind = LIBC_KIND("condition variable"), .call_site = #function, .object = &(condition), \
 	.size = INSIDE(condition), .wait = function
 
 static const struct use signalled = {
@@ -269,9 +270,9 @@ static const struct use pool = {
 	.hold = trickle_jobs,
 };
 
-#define SEMAPHORE_USE(function)                                                                   \
-	.name = "free_slots", .futex_class = "idle", .kind = LIBC_KIND("semaphore"),              \
-	.call_site = #function, .object = &free_slots, .size = sizeof(free_slots),                \
+#define SEMAPHORE_USE(function) \
+	.name = "free_slots", .futex_class = "idle", .kind = LIBC_KIND("semaphore"), \
+	.call_site = #function, .object = &free_slots, .size = sizeof(free_slots), \
 	.set_up = set_up_semaphore, .hold = post_each, .wait = function
 
 static const struct use semaphore = { SEMAPHORE_USE(wait_for_semaphore) };

@@ -70,7 +70,8 @@ static void leave_shared(struct visit *)
 }
 
 // A lock that is a member of an object on the heap, taken by a guard in a member function.
-class Account {
+class Account
+{
       public:
 	FRAME void deposit(unsigned long amount, struct visit *visit);
 
@@ -86,8 +87,6 @@ void Account::deposit(unsigned long amount, struct visit *visit)
 	std::lock_guard guard(mutex);
 	visit_ends(visit);
 	balance += amount;
-	if (options.waiter_hold_ns)
-		pause_ns(options.waiter_hold_ns);
 }
 
 static Account *account;
@@ -110,18 +109,18 @@ static void hold_account(struct crew *crew)
 	crew_keep(crew);
 }
 
-#define LOCK_USE(mutex, function)                                                                       \
-	.name = #mutex, .futex_class = "lock", .kind = "glibc mutex", .call_site = #function,           \
-	.object = &(mutex), .size = sizeof(mutex), .has_owner = true, .owner_is_kept = true,            \
+#define LOCK_USE(mutex, function) \
+	.name = #mutex, .futex_class = "lock", .kind = "glibc mutex", .call_site = #function, \
+	.object = &(mutex), .size = sizeof(mutex), .has_owner = true, .owner_is_kept = true, \
 	.excludes = true, .hold = hold<mutex>, .wait = function, .leave = leave<mutex>
 
 static const struct use plain = { LOCK_USE(std_mutex, wait_for_std_mutex) };
 static const struct use timed = { LOCK_USE(std_timed_mutex, wait_for_std_timed_mutex) };
 static const struct use recursive = { LOCK_USE(std_recursive_mutex, wait_for_std_recursive_mutex) };
 
-#define SHARED_USE(which, function)                                                                     \
-	.name = "std_shared_mutex", .futex_class = "lock", .kind = "glibc rwlock", .side = which,       \
-	.call_site = #function, .object = &std_shared_mutex, .size = sizeof(std_shared_mutex),          \
+#define SHARED_USE(which, function) \
+	.name = "std_shared_mutex", .futex_class = "lock", .kind = "glibc rwlock", .side = which, \
+	.call_site = #function, .object = &std_shared_mutex, .size = sizeof(std_shared_mutex), \
 	.has_owner = true, .owner_is_kept = true
 
 static const struct use shared = {

@@ -4,5 +4,11 @@
 const char *const program_name = ON_GLIBC ? "futexes-c" : "futexes-musl";
 
 const struct scenario *const catalog[] = {
-	mutex_scenarios, place_scenarios, rwlock_scenarios, idle_scenarios, once_scenarios, raw_scenarios, NULL,
+	mutex_scenarios,
+	place_scenarios,
+	rwlock_scenarios,
+	idle_scenarios,
+	once_scenarios,
+	raw_scenarios,
+	NULL,
 };

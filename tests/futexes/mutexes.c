@@ -43,15 +43,15 @@ void leave_mutex(struct visit *visit)
 }
 
 /* The same code under different names: the call site tells the scenarios apart. */
-#define WAIT_FUNCTION(name)                                    \
-	FRAME int name(struct visit *visit)                    \
-	{                                                      \
-		int error;                                     \
-                                                               \
-		visit_begins(visit);                           \
-		error = pthread_mutex_lock(visit->object);     \
-		visit_ends(visit);                             \
-		return error;                                  \
+#define WAIT_FUNCTION(name) \
+	FRAME int name(struct visit *visit) \
+	{ \
+		int error; \
+\
+		visit_begins(visit); \
+		error = pthread_mutex_lock(visit->object); \
+		visit_ends(visit); \
+		return error; \
 	}
 
 WAIT_FUNCTION(wait_for_mutex)
@@ -111,7 +111,8 @@ static void set_up_robust(struct crew *crew)
 	pthread_mutexattr_t attributes;
 
 	check(pthread_mutexattr_init(&attributes), "pthread_mutexattr_init");
-	check(pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST), "pthread_mutexattr_setrobust");
+	check(pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST),
+	      "pthread_mutexattr_setrobust");
 	check(pthread_mutex_init(crew_object(crew), &attributes), "pthread_mutex_init");
 }
 
@@ -120,7 +121,8 @@ static void set_up_pi(struct crew *crew)
 	pthread_mutexattr_t attributes;
 
 	check(pthread_mutexattr_init(&attributes), "pthread_mutexattr_init");
-	check(pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT), "pthread_mutexattr_setprotocol");
+	check(pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT),
+	      "pthread_mutexattr_setprotocol");
 	check(pthread_mutex_init(crew_object(crew), &attributes), "pthread_mutex_init");
 }
 
@@ -155,7 +157,8 @@ static void set_up_ceiling(struct crew *crew)
 	pthread_mutexattr_t attributes;
 
 	check(pthread_mutexattr_init(&attributes), "pthread_mutexattr_init");
-	check(pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_PROTECT), "pthread_mutexattr_setprotocol");
+	check(pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_PROTECT),
+	      "pthread_mutexattr_setprotocol");
 	check(pthread_mutexattr_setprioceiling(&attributes, 2), "pthread_mutexattr_setprioceiling");
 	check(pthread_mutex_init(crew_object(crew), &attributes), "pthread_mutex_init");
 }
@@ -193,9 +196,9 @@ static const char *no_adaptive(void)
 #endif
 
 /* glibc keeps the owner of all of them, musl of all but the normal ones. */
-#define MUTEX_USE(mutex, function, kept)                                                      \
-	.name = #mutex, .futex_class = "lock", .call_site = #function, .object = &(mutex),    \
-	.size = sizeof(pthread_mutex_t), .has_owner = true, .owner_is_kept = kept,            \
+#define MUTEX_USE(mutex, function, kept) \
+	.name = #mutex, .futex_class = "lock", .call_site = #function, .object = &(mutex), \
+	.size = sizeof(pthread_mutex_t), .has_owner = true, .owner_is_kept = kept, \
 	.excludes = true, .hold = hold_mutex, .wait = function, .leave = leave_mutex
 
 static const struct use mutex = {

@@ -10,15 +10,15 @@
 
 static __thread pthread_mutex_t thread_local_mutex = PTHREAD_MUTEX_INITIALIZER;
 
-#define WAIT_FUNCTION(name)                                    \
-	FRAME int name(struct visit *visit)                    \
-	{                                                      \
-		int error;                                     \
-                                                               \
-		visit_begins(visit);                           \
-		error = pthread_mutex_lock(visit->object);     \
-		visit_ends(visit);                             \
-		return error;                                  \
+#define WAIT_FUNCTION(name) \
+	FRAME int name(struct visit *visit) \
+	{ \
+		int error; \
+\
+		visit_begins(visit); \
+		error = pthread_mutex_lock(visit->object); \
+		visit_ends(visit); \
+		return error; \
 	}
 
 WAIT_FUNCTION(wait_for_heap_mutex)
@@ -81,7 +81,8 @@ static void init_shared(pthread_mutex_t *mutex)
 	pthread_mutexattr_t attributes;
 
 	check(pthread_mutexattr_init(&attributes), "pthread_mutexattr_init");
-	check(pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED), "pthread_mutexattr_setpshared");
+	check(pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED),
+	      "pthread_mutexattr_setpshared");
 	check(pthread_mutex_init(mutex, &attributes), "pthread_mutex_init");
 }
 
@@ -133,9 +134,9 @@ static void *mapped_mutex_of(struct crew *crew, unsigned int waiter)
 	return mutex;
 }
 
-#define PLACE_USE(function)                                                                       \
-	.futex_class = "lock", .kind = LIBC_KIND("mutex"), .call_site = #function,                \
-	.size = sizeof(pthread_mutex_t), .has_owner = true, .owner_is_kept = ON_GLIBC,            \
+#define PLACE_USE(function) \
+	.futex_class = "lock", .kind = LIBC_KIND("mutex"), .call_site = #function, \
+	.size = sizeof(pthread_mutex_t), .has_owner = true, .owner_is_kept = ON_GLIBC, \
 	.wait = function, .leave = leave_mutex
 
 static const struct use heap = {
@@ -155,19 +156,12 @@ static const struct use thread_local_storage = {
 	.hold = hold_thread_local,
 };
 static const struct use shared = {
-	PLACE_USE(wait_for_shared_mutex),
-	.excludes = true,
-	.by_processes = true,
-	.set_up = set_up_shared,
-	.hold = hold_mutex,
+	PLACE_USE(wait_for_shared_mutex), .excludes = true,   .by_processes = true,
+	.set_up = set_up_shared,	  .hold = hold_mutex,
 };
 static const struct use mapped = {
-	PLACE_USE(wait_for_mapped_mutex),
-	.excludes = true,
-	.by_processes = true,
-	.set_up = set_up_mapped,
-	.locate = mapped_mutex_of,
-	.hold = hold_mutex,
+	PLACE_USE(wait_for_mapped_mutex), .excludes = true,	     .by_processes = true,
+	.set_up = set_up_mapped,	  .locate = mapped_mutex_of, .hold = hold_mutex,
 };
 
 const struct scenario place_scenarios[] = {

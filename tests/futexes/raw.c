@@ -26,7 +26,8 @@ LONELY word_t pi_condition;
 LONELY word_t pi_target;
 LONELY word_t odd_word;
 
-static long futex(word_t *word, int op, uint32_t value, uintptr_t timeout_or_count, word_t *other, uint32_t value3)
+static long futex(word_t *word, int op, uint32_t value, uintptr_t timeout_or_count, word_t *other,
+		  uint32_t value3)
 {
 	return syscall(NR_futex, word, op, value, timeout_or_count, other, value3);
 }
@@ -69,13 +70,13 @@ static void hold_word(struct crew *crew, void (*unlock)(word_t *))
 	unlock(word);
 }
 
-#define THREE_STATES(function, wait_call)                              \
-	FRAME int function(struct visit *visit)                        \
-	{                                                              \
-		visit_begins(visit);                                   \
-		lock_three_states(visit->object, wait_call);           \
-		visit_ends(visit);                                     \
-		return 0;                                              \
+#define THREE_STATES(function, wait_call) \
+	FRAME int function(struct visit *visit) \
+	{ \
+		visit_begins(visit); \
+		lock_three_states(visit->object, wait_call); \
+		visit_ends(visit); \
+		return 0; \
 	}
 
 static void unlock_plainly(word_t *word)
@@ -100,8 +101,8 @@ THREE_STATES(wait_for_raw_mutex, wait_private)
 
 static void wait_futex2(word_t *word, uint32_t value)
 {
-	long result = syscall(NR_futex_wait, word, (unsigned long)value, ~0U, FUTEX2_WORD_32 | FUTEX2_FOR_PROCESS,
-			      NULL, 0);
+	long result = syscall(NR_futex_wait, word, (unsigned long)value, ~0U,
+			      FUTEX2_WORD_32 | FUTEX2_FOR_PROCESS, NULL, 0);
 
 	check_wait(result, "futex_wait");
 }
@@ -109,7 +110,9 @@ static void wait_futex2(word_t *word, uint32_t value)
 static void unlock_futex2(word_t *word)
 {
 	if (atomic_exchange(word, 0) == 2)
-		check_call(syscall(NR_futex_wake, word, ~0U, 1, FUTEX2_WORD_32 | FUTEX2_FOR_PROCESS), "futex_wake");
+		check_call(
+		    syscall(NR_futex_wake, word, ~0U, 1, FUTEX2_WORD_32 | FUTEX2_FOR_PROCESS),
+		    "futex_wake");
 }
 
 static void hold_futex2(struct crew *crew)
@@ -178,7 +181,8 @@ THREE_STATES(wait_for_int80_mutex, wait_32)
 
 static word_t *low_word(void)
 {
-	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 
 	if (page == MAP_FAILED)
 		fail("no memory below 4 GiB");
@@ -215,7 +219,8 @@ static void unlock_wake_op(word_t *word)
 	uint32_t operation = 1 << 28 | 1 << 12 | 0xfff;
 
 	if (atomic_exchange(word, 0) == 2)
-		check_call(futex(word, OP_WAKE_OP | OP_PRIVATE, 1, 1, &second, operation), "FUTEX_WAKE_OP");
+		check_call(futex(word, OP_WAKE_OP | OP_PRIVATE, 1, 1, &second, operation),
+			   "FUTEX_WAKE_OP");
 }
 
 static void hold_wake_op(struct crew *crew)
@@ -294,7 +299,8 @@ static void requeue(struct crew *crew)
 
 	crew_keep(crew);
 	sequence = atomic_fetch_add(&requeued_word, 2) + 2;
-	check_call(futex(&requeued_word, OP_CMP_REQUEUE | OP_PRIVATE, 1, INT_MAX, &requeue_target, sequence),
+	check_call(futex(&requeued_word, OP_CMP_REQUEUE | OP_PRIVATE, 1, INT_MAX, &requeue_target,
+			 sequence),
 		   "FUTEX_CMP_REQUEUE");
 }
 
@@ -314,7 +320,8 @@ FRAME int wait_for_pi_requeue(struct visit *visit)
 
 	visit_begins(visit);
 	do {
-		result = futex(&pi_condition, OP_WAIT_REQUEUE_PI | OP_PRIVATE, sequence, 0, &pi_target, 0);
+		result = futex(&pi_condition, OP_WAIT_REQUEUE_PI | OP_PRIVATE, sequence, 0,
+			       &pi_target, 0);
 	} while (result && errno == EINTR);
 	visit_ends(visit);
 	return result ? errno : 0;
@@ -338,8 +345,9 @@ static void requeue_pi(struct crew *crew)
 
 	crew_keep(crew);
 	check_call(futex(&pi_target, OP_LOCK_PI | OP_PRIVATE, 0, 0, NULL, 0), "FUTEX_LOCK_PI");
-	check_call(futex(&pi_condition, OP_CMP_REQUEUE_PI | OP_PRIVATE, 1, INT_MAX, &pi_target, sequence),
-		   "FUTEX_CMP_REQUEUE_PI");
+	check_call(
+	    futex(&pi_condition, OP_CMP_REQUEUE_PI | OP_PRIVATE, 1, INT_MAX, &pi_target, sequence),
+	    "FUTEX_CMP_REQUEUE_PI");
 	unlock_pi_target();
 }
 
@@ -372,12 +380,12 @@ static void set_up_oddity(struct crew *crew)
 	atomic_store(&odd_word, 1234567);
 }
 
-#define WORD_USE(word, function)                                                          \
-	.name = #word, .call_site = #function, .object = &(word), .size = sizeof(word),   \
+#define WORD_USE(word, function) \
+	.name = #word, .call_site = #function, .object = &(word), .size = sizeof(word), \
 	.wait = function
-#define MUTEX_LIKE(call)                                                                  \
-	.futex_class = "lock", .kind = "mutex (probable)", .has_owner = true,             \
-	.excludes = true, .hold = hold_##call, .leave = leave_##call
+#define MUTEX_LIKE(call) \
+	.futex_class = "lock", .kind = "mutex (probable)", .has_owner = true, .excludes = true, \
+	.hold = hold_##call, .leave = leave_##call
 #define UNKNOWN .futex_class = "unknown", .kind = "unknown futex"
 
 static const struct use plain = {

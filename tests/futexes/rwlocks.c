@@ -43,9 +43,9 @@ static void hold_for_reading(struct crew *crew)
 	check(pthread_rwlock_unlock(&table_rwlock), "pthread_rwlock_unlock");
 }
 
-#define RWLOCK_USE                                                                                \
-	.name = "table_rwlock", .futex_class = "lock", .kind = LIBC_KIND("rwlock"),               \
-	.object = &table_rwlock, .size = sizeof(table_rwlock), .has_owner = true,                 \
+#define RWLOCK_USE \
+	.name = "table_rwlock", .futex_class = "lock", .kind = LIBC_KIND("rwlock"), \
+	.object = &table_rwlock, .size = sizeof(table_rwlock), .has_owner = true, \
 	.leave = leave_rwlock
 
 static const struct use readers = {
@@ -57,12 +57,8 @@ static const struct use readers = {
 	.wait = wait_for_rwlock_read,
 };
 static const struct use writers_behind_reader = {
-	RWLOCK_USE,
-	.side = "write",
-	.call_site = "wait_for_rwlock_write",
-	.excludes = true,
-	.hold = hold_for_reading,
-	.wait = wait_for_rwlock_write,
+	RWLOCK_USE,	  .side = "write",	    .call_site = "wait_for_rwlock_write",
+	.excludes = true, .hold = hold_for_reading, .wait = wait_for_rwlock_write,
 };
 static const struct use writers_behind_writer = {
 	RWLOCK_USE,

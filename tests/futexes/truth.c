@@ -43,8 +43,9 @@ void print_ready(void)
 
 void print_unsupported(const char *scenario, const char *why)
 {
-	printf("{\"event\":\"truth\",\"scenario\":\"%s\",\"pid\":%d,\"unsupported\":\"%s\",\"locks\":[]}\n", scenario,
-	       getpid(), why);
+	printf("{\"event\":\"truth\",\"scenario\":\"%s\",\"pid\":%d,\"unsupported\":\"%s\","
+	       "\"locks\":[]}\n",
+	       scenario, getpid(), why);
 	fflush(stdout);
 }
 
@@ -130,8 +131,8 @@ static void print_row(const struct crew *crew)
 	printf("]}");
 }
 
-void print_truth(const char *scenario, struct crew *const *crews, unsigned int count, uint64_t start_ns,
-		 uint64_t end_ns)
+void print_truth(const char *scenario, struct crew *const *crews, unsigned int count,
+		 uint64_t start_ns, uint64_t end_ns)
 {
 	printf("{\"event\":\"truth\",\"scenario\":\"%s\",\"pid\":%d", scenario, getpid());
 	print_text("unsupported", NULL);

@@ -19,7 +19,7 @@ pub struct Case {
     pub futex: FutexUse,
     /// Its data symbol.
     pub name: Option<&'static str>,
-    /// The lock itself; the futex word may be elsewhere.
+    /// The lock itself; the futex word may be elsewhere. 0: there is none.
     pub object: u64,
     /// Where the futex word is.
     pub words: Words,
@@ -97,7 +97,7 @@ pub fn run(options: &Options, case: Case) -> Result<Outcome> {
     let locks = vec![LockRow {
         name: case.name.map(str::to_string),
         addr: crew.waiters.iter().find_map(|waiter| waiter.futex).map(hex),
-        object: Some(hex(case.object)),
+        object: (case.object != 0).then(|| hex(case.object)),
         also_contended: case.also_contended.map(str::to_string),
         call_site: Some(case.call_site.to_string()),
         // Who signals a condition variable does not own it.
