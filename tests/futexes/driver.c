@@ -314,6 +314,16 @@ static void unblock(struct crew *crew)
 	}
 }
 
+/* Threads stay: those of musl would meet at its list of threads if all ended at once. */
+static void dismiss_processes(struct crew *crew)
+{
+	atomic_store(&crew->quit, true);
+	for (unsigned int i = 0; i < options.waiters; i++) {
+		event_signal(crew->waiters[i].go);
+		check_call(waitpid(crew->waiters[i].tid, NULL, 0), "waitpid");
+	}
+}
+
 static void run(const struct scenario *scenario)
 {
 	uint64_t start_ns = now_ns();
@@ -330,14 +340,9 @@ static void run(const struct scenario *scenario)
 			unblock(crews[i]);
 	}
 	print_truth(scenario->name, crews, count, start_ns, now_ns());
-	for (unsigned int i = 0; i < count; i++) {
-		atomic_store(&crews[i]->quit, true);
-		for (unsigned int j = 0; j < options.waiters; j++)
-			event_signal(crews[i]->waiters[j].go);
-		for (unsigned int j = 0; scenario->uses[i]->by_processes && j < options.waiters;
-		     j++)
-			check_call(waitpid(crews[i]->waiters[j].tid, NULL, 0), "waitpid");
-	}
+	for (unsigned int i = 0; i < count; i++)
+		if (scenario->uses[i]->by_processes)
+			dismiss_processes(crews[i]);
 }
 
 /* Tells that we are ready and waits for a line. */

@@ -293,6 +293,8 @@ static const struct use join = {
 	.futex_class = "idle",
 	.kind = "thread join",
 	.call_site = "wait_for_join",
+	/* Who joins waits also for the thread to be off musl's list. */
+	.also_contended = ON_GLIBC ? NULL : "__thread_list_lock",
 	.set_up = set_up_join,
 	.hold = end_each,
 	.before = start_short_life,

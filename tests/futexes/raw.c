@@ -344,7 +344,8 @@ static void requeue_pi(struct crew *crew)
 	uint32_t sequence = atomic_fetch_add(&pi_condition, 2) + 2;
 
 	crew_keep(crew);
-	check_call(futex(&pi_target, OP_LOCK_PI | OP_PRIVATE, 0, 0, NULL, 0), "FUTEX_LOCK_PI");
+	/* Free: no need to ask the kernel. */
+	atomic_store(&pi_target, syscall(SYS_gettid));
 	check_call(
 	    futex(&pi_condition, OP_CMP_REQUEUE_PI | OP_PRIVATE, 1, INT_MAX, &pi_target, sequence),
 	    "FUTEX_CMP_REQUEUE_PI");
