@@ -17,8 +17,9 @@ lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --test traced --test unwind -- -D warnings
-	clang-format --dry-run --Werror bpf/*.c bpf/*.h bpf/include/*.h
-	shellcheck -x scripts/* $(addprefix tests/vm/,binaries boot coverage fetch matrix soak soak-guest spin suite) .ci/run
+	clang-format --dry-run --Werror bpf/*.c bpf/*.h bpf/include/*.h \
+		$(wildcard $(addprefix tests/futexes/,*.c *.h *.cpp *.hpp))
+	shellcheck -x scripts/* $(addprefix tests/vm/,binaries boot coverage fetch matrix soak soak-guest spin suite) tests/futexes/build .ci/run
 
 # Without privileges.
 unit:

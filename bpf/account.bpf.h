@@ -27,7 +27,9 @@ static __always_inline void account(struct counters *c, const struct site_key *s
 	}
 	__sync_fetch_and_add(&stats->contended, 1);
 	__sync_fetch_and_add(&stats->wait_total_ns, ns);
-	__sync_fetch_and_add(&stats->spin_total_ns, spin_ns);
+	/* Clang makes an atomic `or` of adding a constant 0, which 5.10 does not have. */
+	if (spin_ns)
+		__sync_fetch_and_add(&stats->spin_total_ns, spin_ns);
 	raise_max(&stats->wait_max_ns, ns);
 	raise_max(&stats->wait_min_inverted, ~ns);
 

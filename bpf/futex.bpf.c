@@ -32,7 +32,7 @@ static __always_inline int futex_begins(void *ctx, const struct pt_regs *regs, _
 	c->events[EVENTS_SEEN]++;
 	enter(c);
 	/* The kernel side of a futex wait is the same for everyone: do not pay for it. */
-	if (futex_enter((__u64)regs, uaddr, value))
+	if (futex_enter(plain_number((__u64)regs), uaddr, value))
 		futex_has_stack(user_stack(ctx, c, tgid, SCRATCH_TASK));
 	leave(c);
 	return 0;

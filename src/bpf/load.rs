@@ -124,7 +124,11 @@ fn forget_what_libbpf_said() {
 /// The program that libbpf gave up on, and the kernel's error: `prog 'NAME': failed to load: -EACCES`.
 fn refused_program() -> Option<(String, String)> {
     let said = LIBBPF_SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if std::env::var_os("DBG").is_some() { for l in said.iter() { eprintln!("SAID {l}"); } }
+    if std::env::var_os("DBG").is_some() {
+        for l in said.iter() {
+            eprintln!("SAID {l}");
+        }
+    }
     said.iter().rev().find_map(|line| {
         let (_, rest) = line.split_once("prog '")?;
         let (program, rest) = rest.split_once("': ")?;

@@ -31,7 +31,7 @@ use crate::Options;
 use crate::clock::now_ns;
 use crate::crew::gettid;
 use crate::rust_std::place;
-use crate::truth::{Attempt, LockRow, Outcome, Tally, hex};
+use crate::truth::{Attempt, FutexUse, LockRow, Outcome, Tally, hex};
 
 struct Ledger {
     positions: [i64; 64],
@@ -321,7 +321,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
             addr: (word != 0).then(|| hex(word)),
             call_site: Some(call_site.to_string()),
             tids: tids.clone(),
-            ..LockRow::measured("futex", name, &tally)
+            ..LockRow::user(FutexUse::RUST_MUTEX, name, &tally)
         });
     }
     // Contended too, but nobody can see from here how often.

@@ -19,12 +19,15 @@ mod kernel_pipe;
 mod kernel_rwsem;
 mod kernel_spin;
 mod kernel_tty;
+mod parking;
 mod perf;
 mod pthread;
 mod rust_std;
+mod rust_sync;
 mod storm;
 mod swarm;
 mod truth;
+mod user_locks;
 mod userfault;
 
 use std::io;
@@ -45,6 +48,16 @@ const EXIT_GATE_CLOSED: u8 = 3;
 enum Scenario {
     PthreadMutex,
     RustMutex,
+    RustRwlockRead,
+    RustRwlockWrite,
+    RustCondvar,
+    RustPark,
+    RustOnce,
+    RustBarrier,
+    ParkingLotMutex,
+    ParkingLotRwlockRead,
+    ParkingLotRwlockWrite,
+    ParkingLotCondvar,
     PthreadTimed,
     PiMutex,
     Hung,
@@ -97,7 +110,7 @@ pub struct Options {
     /// How long the lock is held after the last waiter has blocked [default: 20; swarm: 0]
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
     hold_ms: Option<u64>,
-    /// pthread-mutex, pi-mutex, rust-mutex: how long each waiter holds the lock in its turn
+    /// pthread-mutex, pi-mutex, rust-mutex, rust-rwlock-*, parking-lot-mutex, parking-lot-rwlock-*: how long each waiter holds the lock in its turn
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
     waiter_hold_ms: u64,
     /// Print a "ready" line and wait for a line on standard input before anything is contended
@@ -197,6 +210,16 @@ fn run(mut options: Options) -> Result<ExitCode> {
     let outcome = match options.scenario {
         Scenario::PthreadMutex | Scenario::Short => pthread::run(&options),
         Scenario::RustMutex => rust_std::run(&options),
+        Scenario::RustRwlockRead => rust_sync::run_rwlock_read(&options),
+        Scenario::RustRwlockWrite => rust_sync::run_rwlock_write(&options),
+        Scenario::RustCondvar => rust_sync::run_condvar(&options),
+        Scenario::RustPark => rust_sync::run_park(&options),
+        Scenario::RustOnce => rust_sync::run_once(&options),
+        Scenario::RustBarrier => rust_sync::run_barrier(&options),
+        Scenario::ParkingLotMutex => parking::run_mutex(&options),
+        Scenario::ParkingLotRwlockRead => parking::run_rwlock_read(&options),
+        Scenario::ParkingLotRwlockWrite => parking::run_rwlock_write(&options),
+        Scenario::ParkingLotCondvar => parking::run_condvar(&options),
         Scenario::PthreadTimed => pthread::run_timed(&options),
         Scenario::PiMutex => pthread::run_pi(&options),
         Scenario::Hung => pthread::run_hung(&options),

@@ -15,7 +15,7 @@ use crate::Options;
 use crate::blocked::WaitsIn;
 use crate::clock::now_ns;
 use crate::crew::{self, Crew, Hold, Job, Member, OrderedHold, Waiter};
-use crate::truth::{Attempt, LockRow, Outcome, Tally, hex, print_line};
+use crate::truth::{Attempt, FutexUse, LockRow, Outcome, Tally, hex, print_line};
 
 /// A mutex for all threads: the C type is not Sync by itself.
 pub struct PthreadMutex(UnsafeCell<libc::pthread_mutex_t>);
@@ -151,21 +151,22 @@ fn muster(
     Ok(Crew { hold, holder, waiters })
 }
 
-fn row(crew: &Crew<Arc<OrderedHold>>, name: &str, call_site: &str) -> LockRow {
+fn row(crew: &Crew<Arc<OrderedHold>>, futex: FutexUse, name: &str, call_site: &str) -> LockRow {
     let (tally, tids) = crew::sum(crew.waiters.iter());
     LockRow {
         // The word that the waiters were seen to sleep on, not the one that we think they should.
         addr: crew.waiters.iter().find_map(|waiter| waiter.futex).map(hex),
         call_site: Some(call_site.to_string()),
+        holder_tid: Some(crew.holder.tid()),
         tids,
-        ..LockRow::measured("futex", name, &tally)
+        ..LockRow::user(futex, name, &tally)
     }
 }
 
 pub fn run(options: &Options) -> Result<Outcome> {
     let mut crew = muster(&WORKLOAD_PTHREAD_MUTEX, wait_for_pthread_mutex, options)?;
     crew.run(options)?;
-    let locks = vec![row(&crew, "WORKLOAD_PTHREAD_MUTEX", "wait_for_pthread_mutex")];
+    let locks = vec![row(&crew, FutexUse::GLIBC_MUTEX, "WORKLOAD_PTHREAD_MUTEX", "wait_for_pthread_mutex")];
     crew.dismiss()?;
     Ok(options.outcome(locks))
 }
@@ -174,7 +175,7 @@ pub fn run_pi(options: &Options) -> Result<Outcome> {
     WORKLOAD_PI_MUTEX.set_protocol(libc::PTHREAD_PRIO_INHERIT)?;
     let mut crew = muster(&WORKLOAD_PI_MUTEX, wait_for_pi_mutex, options)?;
     crew.run(options)?;
-    let locks = vec![row(&crew, "WORKLOAD_PI_MUTEX", "wait_for_pi_mutex")];
+    let locks = vec![row(&crew, FutexUse::PI_MUTEX, "WORKLOAD_PI_MUTEX", "wait_for_pi_mutex")];
     crew.dismiss()?;
     Ok(options.outcome(locks))
 }
@@ -184,7 +185,7 @@ pub fn run_hung(options: &Options) -> Result<Outcome> {
     let mut crew = muster(&WORKLOAD_PTHREAD_MUTEX, wait_for_pthread_mutex, options)?;
     crew.block()?;
     let since_ns = now_ns();
-    let row_so_far = row(&crew, "WORKLOAD_PTHREAD_MUTEX", "wait_for_pthread_mutex");
+    let row_so_far = row(&crew, FutexUse::GLIBC_MUTEX, "WORKLOAD_PTHREAD_MUTEX", "wait_for_pthread_mutex");
     print_line(&json!({
         "event": "hung",
         "pid": std::process::id(),
@@ -201,7 +202,7 @@ pub fn run_hung(options: &Options) -> Result<Outcome> {
         }
     }
     crew.unblock()?;
-    let locks = vec![row(&crew, "WORKLOAD_PTHREAD_MUTEX", "wait_for_pthread_mutex")];
+    let locks = vec![row(&crew, FutexUse::GLIBC_MUTEX, "WORKLOAD_PTHREAD_MUTEX", "wait_for_pthread_mutex")];
     crew.dismiss()?;
     Ok(Outcome { rounds: 1, hold_ns: Some(now_ns() - since_ns), ..options.outcome(locks) })
 }
@@ -254,8 +255,9 @@ pub fn run_timed(options: &Options) -> Result<Outcome> {
     let locks = vec![LockRow {
         addr: Some(hex(mutex.raw() as u64)),
         call_site: Some("wait_for_timed_mutex".to_string()),
+        holder_tid: Some(holder.tid()),
         tids: waiters.iter().map(Member::tid).collect(),
-        ..LockRow::measured("futex", "WORKLOAD_PTHREAD_MUTEX", &tally)
+        ..LockRow::user(FutexUse::GLIBC_MUTEX, "WORKLOAD_PTHREAD_MUTEX", &tally)
     }];
     holder.dismiss()?;
     waiters.into_iter().try_for_each(Member::dismiss)?;

@@ -8,7 +8,7 @@ use crate::Options;
 use crate::blocked::WaitsIn;
 use crate::clock::now_ns;
 use crate::crew::{self, Crew, Job, Member, OrderedHold, Waiter};
-use crate::truth::{Attempt, LockRow, Outcome, hex};
+use crate::truth::{Attempt, FutexUse, LockRow, Outcome, hex};
 
 #[unsafe(no_mangle)]
 static WORKLOAD_RUST_MUTEX: Mutex<u64> = Mutex::new(0);
@@ -50,8 +50,9 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let locks = vec![LockRow {
         addr: crew.waiters.iter().find_map(|waiter| waiter.futex).map(hex),
         call_site: Some("wait_for_rust_mutex".to_string()),
+        holder_tid: Some(crew.holder.tid()),
         tids,
-        ..LockRow::measured("futex", "WORKLOAD_RUST_MUTEX", &tally)
+        ..LockRow::user(FutexUse::RUST_MUTEX, "WORKLOAD_RUST_MUTEX", &tally)
     }];
     crew.dismiss()?;
     Ok(options.outcome(locks))

@@ -14,7 +14,7 @@ use crate::Options;
 use crate::clock::now_ns;
 use crate::crew::{Crew, Hold, Job, Member, OrderedHold, Waiter, sum};
 use crate::pthread::{PthreadMutex, check};
-use crate::truth::{Attempt, LockRow, Outcome};
+use crate::truth::{Attempt, FutexUse, LockRow, Outcome};
 
 /// Goes down one call for each binary digit of `path`; returns how long the lock call took.
 #[inline(never)]
@@ -114,7 +114,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let row = LockRow {
         call_site: Some("wait_for_swarm_mutex".to_string()),
         tids,
-        ..LockRow::measured("futex", "swarm", &tally)
+        ..LockRow::user(FutexUse::GLIBC_MUTEX, "swarm", &tally)
     };
     let mut outcome = Outcome { rounds: 1, ..options.outcome(vec![LockRow { name: None, ..row }]) };
     outcome.extra.insert("distinct_locks".to_string(), json!(tally.contended()));

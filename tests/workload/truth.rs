@@ -59,13 +59,47 @@ impl Tally {
     }
 }
 
+/// What a user lock is to whoever reads futex waits: the names of `src/model/futex.rs`.
+#[derive(Clone, Copy)]
+pub struct FutexUse {
+    /// "lock", "idle" or "once"
+    pub class: &'static str,
+    pub kind: &'static str,
+    pub side: Option<&'static str>,
+}
+
+impl FutexUse {
+    pub const GLIBC_MUTEX: FutexUse = FutexUse::new("lock", "glibc mutex", None);
+    pub const PI_MUTEX: FutexUse = FutexUse::new("lock", "PI mutex", None);
+    pub const RUST_MUTEX: FutexUse = FutexUse::new("lock", "Rust Mutex", None);
+    pub const RUST_RWLOCK_READ: FutexUse = FutexUse::new("lock", "Rust RwLock", Some("read"));
+    pub const RUST_RWLOCK_WRITE: FutexUse = FutexUse::new("lock", "Rust RwLock", Some("write"));
+    pub const RUST_CONDVAR: FutexUse = FutexUse::new("idle", "Rust Condvar", None);
+    pub const RUST_PARK: FutexUse = FutexUse::new("idle", "Rust thread::park", None);
+    pub const RUST_ONCE: FutexUse = FutexUse::new("once", "Rust Once", None);
+    pub const PARKING_LOT_MUTEX: FutexUse = FutexUse::new("lock", "parking_lot Mutex", None);
+    pub const PARKING_LOT_RWLOCK_READ: FutexUse = FutexUse::new("lock", "parking_lot RwLock", Some("read"));
+    pub const PARKING_LOT_RWLOCK_WRITE: FutexUse = FutexUse::new("lock", "parking_lot RwLock", Some("write"));
+    pub const PARKING_LOT_CONDVAR: FutexUse = FutexUse::new("idle", "parking_lot Condvar", None);
+
+    const fn new(class: &'static str, kind: &'static str, side: Option<&'static str>) -> FutexUse {
+        FutexUse { class, kind, side }
+    }
+}
+
 /// One row of `locks`: one lock as waited for from one call site. What is unknown is null, never 0.
 #[derive(Serialize)]
 pub struct LockRow {
     pub kind: &'static str,
+    /// Of user locks only: see [`FutexUse`].
+    pub class: Option<&'static str>,
+    pub futex_kind: Option<&'static str>,
+    pub side: Option<&'static str>,
     /// The ELF symbol of a user lock, or `struct.member` of a kernel lock.
     pub name: Option<String>,
     pub addr: Option<String>,
+    /// The lock itself, where that is known; the futex word need not be inside.
+    pub object: Option<String>,
     pub contended: Option<u64>,
     pub wait_total_ns: Option<u64>,
     pub wait_min_ns: Option<u64>,
@@ -74,7 +108,11 @@ pub struct LockRow {
     pub aborted_ns: Option<u64>,
     /// Acquisitions that may or may not have waited; they are in none of the other numbers.
     pub unproven: Option<u64>,
+    /// Another lock that the waiters may meet at afterwards, unknown how often.
+    pub also_contended: Option<String>,
     pub call_site: Option<String>,
+    /// Of user locks: who owned it when the waits began.
+    pub holder_tid: Option<i32>,
     pub tids: Vec<i32>,
 }
 
@@ -83,8 +121,12 @@ impl LockRow {
     pub fn unknown(kind: &'static str, name: &str) -> LockRow {
         LockRow {
             kind,
+            class: None,
+            futex_kind: None,
+            side: None,
             name: Some(name.to_string()),
             addr: None,
+            object: None,
             contended: None,
             wait_total_ns: None,
             wait_min_ns: None,
@@ -92,8 +134,19 @@ impl LockRow {
             aborted: None,
             aborted_ns: None,
             unproven: None,
+            also_contended: None,
             call_site: None,
+            holder_tid: None,
             tids: Vec::new(),
+        }
+    }
+
+    pub fn user(futex: FutexUse, name: &str, tally: &Tally) -> LockRow {
+        LockRow {
+            class: Some(futex.class),
+            futex_kind: Some(futex.kind),
+            side: futex.side,
+            ..LockRow::measured("futex", name, tally)
         }
     }
 
