@@ -148,7 +148,8 @@ static __always_inline int wakes(__u64 q)
 	if (!active)
 		return 0;
 	task = BPF_CORE_READ((const struct futex_q *)q, task);
-	return futex_wakes(BPF_CORE_READ(task, pid));
+	futex_wakes(BPF_CORE_READ(task, pid));
+	return 0;
 }
 
 #define WAKE_MARK_FN(fn) \

@@ -44,20 +44,12 @@
 #define NR_COMPAT_FUTEX 240
 #define NR_COMPAT_FUTEX_TIME64 422
 
-struct futex_call {
-	__u64 uaddr;
-	/* FUTEX_* command and flags, as of futex(2). */
-	__u32 op;
-	__u32 value;
-	__u32 timeout;
-	__u32 compat;
-};
-
 /*
  * The futex call in the registers of a system call's entry; false: it is none. The registers stay as they are
  * until the call returns.
  */
-static __always_inline bool decode_futex_call(const struct syscall *call, struct futex_call *futex)
+static __always_inline bool decode_futex_call(const struct syscall *call,
+					      volatile struct futex_call *futex)
 {
 	struct {
 		__u64 value;
@@ -127,28 +119,21 @@ static __always_inline bool is_pi(__u32 op)
 	return FUTEX_CMD(op) == FUTEX_LOCK_PI || FUTEX_CMD(op) == FUTEX_LOCK_PI2;
 }
 
-/* The words of [futex - 40, futex + 40). */
-struct futex_words {
-	__u32 word[20];
-};
+#define WORD(call, offset) ((call)->words.word[10 + (offset) / 4])
 
-#define WORD(words, offset) ((words)->word[10 + (offset) / 4])
-
-static __always_inline void read_words(__u64 uaddr, struct futex_words *words)
+static __always_inline void read_words(volatile struct futex_call *call)
 {
-	if (!bpf_probe_read_user(words, sizeof(*words), (void *)(uaddr - 40)))
+	struct futex_words *words = (void *)&call->words;
+
+	if (!bpf_probe_read_user(words, sizeof(*words), (void *)(call->uaddr - 40)))
 		return;
 	/* The page before may not be there. */
 	__builtin_memset(words, 0, sizeof(*words));
-	bpf_probe_read_user(&words->word[10], 40, (void *)uaddr);
+	bpf_probe_read_user(&words->word[10], 40, (void *)call->uaddr);
 }
 
-static __always_inline __u32 classify_value(__u32 value, bool is_thread, bool is_owned)
+static __always_inline __u32 value_class(__u32 value)
 {
-	if (is_thread)
-		return VALUE_THREAD;
-	if (is_owned)
-		return VALUE_OWNED_BY_THREAD;
 	switch (value) {
 	case 0:
 		return VALUE_ZERO;
@@ -179,13 +164,13 @@ static __always_inline __u32 classify_value(__u32 value, bool is_thread, bool is
 	return VALUE_OTHER;
 }
 
-static __always_inline __u32 place_of(__u64 uaddr, __u64 sp, __u64 thread_pointer)
+static __always_inline __u32 place_of(const volatile struct futex_call *call)
 {
 	/* The thread's own record begins there, thread-local variables end there; a thread's stack begins not
 	 * far below, so the order matters. */
-	if (uaddr + 2048 >= thread_pointer && uaddr < thread_pointer + 4096)
+	if (call->uaddr + 2048 >= call->thread_pointer && call->uaddr < call->thread_pointer + 4096)
 		return PLACE_THREAD_LOCAL;
-	if (uaddr >= sp && uaddr < sp + 65536)
+	if (call->uaddr >= call->sp && call->uaddr < call->sp + 65536)
 		return PLACE_OWN_STACK;
 	return PLACE_ELSEWHERE;
 }
@@ -200,24 +185,22 @@ static __always_inline bool is_shared_flag(__u32 word)
  * parking_lot_core's ThreadData: { key at -32, …, token at -8, the word }, in thread-local storage. The lock is
  * the key. Tokens are lock states of parking_lot's raw_rwlock.rs: 8 exclusive, 16 and 20 shared.
  */
-static __always_inline __u32 parked_of(const struct futex_words *words,
-				       const struct futex_call *call, __u64 thread_pointer,
-				       __u64 *key)
+static __always_inline __u32 parked_of(const volatile struct futex_call *call)
 {
-	__u64 token;
+	__u64 token, key;
 	__u8 state;
 
 	if ((call->op & ~FUTEX_CLOCK_REALTIME) != (FUTEX_WAIT | FUTEX_PRIVATE) ||
 	    call->value != 1 || call->compat)
 		return PARKED_NOT;
-	if (call->uaddr > thread_pointer || call->uaddr + 65536 < thread_pointer)
+	if (call->uaddr > call->thread_pointer || call->uaddr + 65536 < call->thread_pointer)
 		return PARKED_NOT;
-	*key = WORD(words, -32) | (__u64)WORD(words, -28) << 32;
-	token = WORD(words, -8) | (__u64)WORD(words, -4) << 32;
-	if (token > 24 || token & 3 || *key < 4096)
+	key = WORD(call, -32) | (__u64)WORD(call, -28) << 32;
+	token = WORD(call, -8) | (__u64)WORD(call, -4) << 32;
+	if (token > 24 || token & 3 || key < 4096)
 		return PARKED_NOT;
 	/* raw_mutex.rs: LOCKED_BIT | PARKED_BIT, checked just before the thread parks. */
-	if (bpf_probe_read_user(&state, sizeof(state), (void *)*key))
+	if (bpf_probe_read_user(&state, sizeof(state), (void *)key))
 		return PARKED_NOT;
 	if (token & 16)
 		return PARKED_READ;
@@ -226,78 +209,129 @@ static __always_inline __u32 parked_of(const struct futex_words *words,
 	return (state & 3) == 3 ? PARKED_MUTEX : PARKED_MUTEX_OR_CONDVAR;
 }
 
-/* The bits of site_key.futex, and the owner where the words name a living thread. */
-static __always_inline __u32 look_at_words(const struct futex_call *call,
-					   const struct futex_words *words, __u32 pid_namespace,
-					   struct owner *owner)
+static __always_inline bool is_plain(const volatile struct futex_call *call)
 {
-	bool timed_kind = FUTEX_CMD(call->op) == FUTEX_WAIT_BITSET;
-	bool plain_kind = FUTEX_CMD(call->op) == FUTEX_WAIT;
-	bool shared = !(call->op & FUTEX_PRIVATE);
-	bool is_thread = false, is_owned = false;
-	struct thread *thread = 0;
-	__u32 bits = 0;
+	return FUTEX_CMD(call->op) == FUTEX_WAIT;
+}
 
+static __always_inline bool is_bitset(const volatile struct futex_call *call)
+{
+	return FUTEX_CMD(call->op) == FUTEX_WAIT_BITSET;
+}
+
+/*
+ * Which word would be the owner's thread id, if this is what it looks like: what it looks like goes to
+ * `call->bits`, and becomes true only when that thread lives.
+ */
+static __always_inline void find_candidate(volatile struct futex_call *call)
+{
+	call->candidate = 0;
+	call->if_it_lives = 0;
 	if (is_pi(call->op)) {
 		/* FUTEX_TID_MASK */
-		thread = find_thread(pid_namespace, WORD(words, 0) & 0x3fffffff, shared);
-	} else if (call->value >> 31 && call->value != 0xffffffff && (plain_kind || timed_kind)) {
-		thread = find_thread(pid_namespace, call->value & 0x3fffffff, shared);
-		is_owned = thread;
-	} else if (call->value == 2 && (plain_kind || call->timeout)) {
-		/* pthread_mutex_t: __nusers at 12, __kind at 16 */
-		if (WORD(words, 12) && WORD(words, 12) < 0x10000 && !(WORD(words, 16) & ~0x3ff))
-			thread = find_thread(pid_namespace, WORD(words, 8), shared);
-		if (thread)
-			bits |= FUTEX_WORDS_GLIBC_MUTEX;
-	} else if (shared && call->value > 2 && (plain_kind || timed_kind)) {
-		is_thread = find_thread(pid_namespace, call->value, false);
+		call->candidate = WORD(call, 0) & 0x3fffffff;
+		return;
+	}
+	if (!is_plain(call) && !is_bitset(call))
+		return;
+	if (call->value >> 31) {
+		if (call->value == 0xffffffff)
+			return;
+		call->candidate = call->value & 0x3fffffff;
+		call->if_it_lives = VALUE_OWNED_BY_THREAD << FUTEX_VALUE_SHIFT;
+		return;
 	}
 	/* pthread_rwlock_t: __readers at 0, __wrphase_futex at 8, __writers_futex at 12, two words that stay 0,
-	 * __cur_writer at 24, __shared at 28 */
-	if (timed_kind && (call->value == 2 || call->value == 3)) {
-		__u32 writer = 0, readers = 0;
-
-		if (WORD(words, -8) && !WORD(words, 8) && !WORD(words, 12) &&
-		    WORD(words, 20) <= 1) {
-			bits |= FUTEX_WORDS_RWLOCK_PHASE;
-			readers = WORD(words, -8);
-			writer = WORD(words, 16);
-		} else if (WORD(words, -12) && !WORD(words, 4) && !WORD(words, 8) &&
-			   WORD(words, 16) <= 1) {
-			bits |= FUTEX_WORDS_RWLOCK_WRITERS;
-			readers = WORD(words, -12);
-			writer = WORD(words, 12);
+	 * __cur_writer at 24, __shared at 28. (readers >> PTHREAD_RWLOCK_READER_SHIFT is their number.) */
+	if (is_bitset(call) && (call->value == 2 || call->value == 3)) {
+		if (WORD(call, -8) && !WORD(call, 8) && !WORD(call, 12) && WORD(call, 20) <= 1) {
+			call->candidate = WORD(call, 16);
+			call->if_it_lives = FUTEX_WORDS_RWLOCK_PHASE;
+			if (!call->candidate) {
+				call->bits |= FUTEX_WORDS_RWLOCK_PHASE;
+				if (WORD(call, -8) >> 3)
+					call->owner.state = OWNER_READERS;
+			}
+			return;
 		}
-		if (writer) {
-			thread = find_thread(pid_namespace, writer, shared);
-			if (!thread)
-				bits &= ~(FUTEX_WORDS_RWLOCK_PHASE | FUTEX_WORDS_RWLOCK_WRITERS);
-		} else if (bits && readers >> 3) {
-			/* PTHREAD_RWLOCK_READER_SHIFT */
-			owner->state = OWNER_READERS;
+		if (WORD(call, -12) && !WORD(call, 4) && !WORD(call, 8) && WORD(call, 16) <= 1) {
+			call->candidate = WORD(call, 12);
+			call->if_it_lives = FUTEX_WORDS_RWLOCK_WRITERS;
+			if (!call->candidate) {
+				call->bits |= FUTEX_WORDS_RWLOCK_WRITERS;
+				if (WORD(call, -12) >> 3)
+					call->owner.state = OWNER_READERS;
+			}
+			return;
 		}
 	}
-	if (thread)
-		owner_is_thread(owner, thread);
-	if (timed_kind) {
-		/* pthread_cond_t: __wrefs at 36, the futex at 40 or 44; a waiter counts 8. */
-		if ((WORD(words, -4) >= 8 && WORD(words, -4) < 1 << 20) ||
-		    (WORD(words, -8) >= 8 && WORD(words, -8) < 1 << 20))
-			bits |= FUTEX_WORDS_GLIBC_COND;
+	/* pthread_mutex_t: __owner at 8, __nusers at 12, __kind at 16. glibc's plain wait has no bitset, its timed
+	 * one has; Rust's mutex always has one, and no timeout. */
+	if (call->value == 2) {
+		if (is_bitset(call) && !call->timeout)
+			return;
+		if (!WORD(call, 12) || WORD(call, 12) >= 0x10000 || WORD(call, 16) & ~0x3ff)
+			return;
+		call->candidate = WORD(call, 8);
+		call->if_it_lives = FUTEX_WORDS_GLIBC_MUTEX;
+		return;
+	}
+	/* pthread_join */
+	if (call->value > 3 && !(call->op & FUTEX_PRIVATE)) {
+		call->candidate = call->value;
+		call->if_it_lives = VALUE_THREAD << FUTEX_VALUE_SHIFT;
+	}
+}
+
+/* What needs no living thread. */
+static __always_inline void look_at_words(volatile struct futex_call *call)
+{
+	if (is_bitset(call)) {
+		/* pthread_cond_t: __wrefs before the two futexes; a waiter counts 8. */
+		if ((WORD(call, -4) >= 8 && WORD(call, -4) < 1 << 20) ||
+		    (WORD(call, -8) >= 8 && WORD(call, -8) < 1 << 20))
+			call->bits |= FUTEX_WORDS_GLIBC_COND;
 		/* sem_t: value, waiters, shared */
-		if (!call->value && WORD(words, 4) && WORD(words, 4) < 1 << 20 &&
-		    is_shared_flag(WORD(words, 8)))
-			bits |= FUTEX_WORDS_GLIBC_SEM;
+		if (!call->value && WORD(call, 4) && WORD(call, 4) < 1 << 20 &&
+		    is_shared_flag(WORD(call, 8)))
+			call->bits |= FUTEX_WORDS_GLIBC_SEM;
 		/* library/std/src/sys/sync/rwlock/futex.rs: WRITERS_WAITING of the state before */
-		if (WORD(words, -4) & 0x80000000 && !call->timeout)
-			bits |= FUTEX_WORDS_RUST_WRITERS;
+		if (WORD(call, -4) & 0x80000000 && !call->timeout)
+			call->bits |= FUTEX_WORDS_RUST_WRITERS;
 	}
 	/* pthread_barrier_t: in, current_round, count, shared */
-	if (plain_kind && WORD(words, -4) && WORD(words, -4) <= WORD(words, 4) &&
-	    WORD(words, 4) < 1 << 20 && is_shared_flag(WORD(words, 8)))
-		bits |= FUTEX_WORDS_GLIBC_BARRIER;
-	return bits | classify_value(call->value, is_thread, is_owned) << FUTEX_VALUE_SHIFT;
+	if (is_plain(call) && WORD(call, -4) && WORD(call, -4) <= WORD(call, 4) &&
+	    WORD(call, 4) < 1 << 20 && is_shared_flag(WORD(call, 8)))
+		call->bits |= FUTEX_WORDS_GLIBC_BARRIER;
+}
+
+/* Fills `bits` and `owner` of a decoded call. */
+static __always_inline void look_at(volatile struct futex_call *call)
+{
+	struct thread *thread;
+
+	__builtin_memset((void *)&call->owner, 0, sizeof(call->owner));
+	call->bits = call->op & (0x7f | FUTEX_PRIVATE | FUTEX_CLOCK_REALTIME | FUTEX_OP_UNKNOWN);
+	if (call->timeout)
+		call->bits |= FUTEX_TIMEOUT;
+	if (call->compat)
+		call->bits |= FUTEX_COMPAT;
+	call->bits |= place_of(call) << FUTEX_PLACE_SHIFT;
+	read_words((void *)call);
+	look_at_words(call);
+	find_candidate(call);
+	if (call->candidate) {
+		thread = find_thread(call->candidate, !(call->op & FUTEX_PRIVATE));
+		if (thread) {
+			call->bits |= call->if_it_lives;
+			if (call->if_it_lives != VALUE_THREAD << FUTEX_VALUE_SHIFT)
+				owner_is_thread((void *)&call->owner, thread);
+		}
+	}
+	/* Not what the value is of a living thread. */
+	if (!(call->bits >> FUTEX_VALUE_SHIFT & 0xf))
+		call->bits |= value_class(call->value) << FUTEX_VALUE_SHIFT;
+	call->bits |= parked_of(call) << FUTEX_PARKED_SHIFT;
 }
 
 #endif

@@ -159,49 +159,45 @@ static __always_inline bool continues(const struct futex_wait *wait, __u64 uaddr
  */
 __noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
 {
-	struct futex_call call = { .op = FUTEX_CMD(FUTEX_WAIT), .uaddr = uaddr, .value = value };
 	__u32 tid = bpf_get_current_pid_tgid(), tgid = bpf_get_current_pid_tgid() >> 32;
-	__u64 now = bpf_ktime_get_ns(), thread = thread_pointer(), key = 0;
 	struct counters *c = this_cpu_counters();
-	struct futex_words words = {};
+	volatile struct futex_call *call;
 	struct syscall syscall = {};
 	struct lock_stats *lock;
 	struct futex_wait *wait;
-	struct owner owner = {};
-	__u32 bits = 0, parked;
+	__u64 now;
 
 	if (!c)
 		return 0;
 	wait = futex_wait_of(c, tid);
 	if (!wait)
 		return 0;
+	now = bpf_ktime_get_ns();
+	call = &wait->call;
 	read_syscall((void *)regs, &syscall);
-	if (!decode_futex_call(&syscall, &call)) {
+	call->sp = syscall.sp;
+	call->thread_pointer = thread_pointer();
+	if (!decode_futex_call(&syscall, call)) {
+		/* A restarted call, or the tracepoint's caller was wrong. */
 		if (!uaddr)
 			return 0;
-		bits = FUTEX_OP_UNKNOWN;
+		call->uaddr = uaddr;
+		call->value = value;
+		call->op = FUTEX_OP_UNKNOWN;
+		call->timeout = 0;
 	}
 	if (wait->begin_ns && !wait->end_ns) {
 		/* One function that waits calls another that is hooked. */
-		if (wait->uaddr == call.uaddr && !wait->from_before)
+		if (wait->uaddr == call->uaddr && !wait->from_before)
 			return 0;
 		waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
 		c->lost[LOSS_UNPAIRED_BEGIN]++;
 		wait->begin_ns = 0;
 	}
-
-	read_words(call.uaddr, &words);
-	bits |= look_at_words(&call, &words,
-			      key_of_thread((void *)bpf_get_current_task()).pid_namespace, &owner);
-	bits |= call.op & (0x7f | FUTEX_PRIVATE | FUTEX_CLOCK_REALTIME);
-	bits |= place_of(call.uaddr, syscall.sp, thread) << FUTEX_PLACE_SHIFT;
-	if (call.timeout)
-		bits |= FUTEX_TIMEOUT;
-	if (call.compat)
-		bits |= FUTEX_COMPAT;
+	look_at(call);
 
 	if (wait->begin_ns) {
-		if (continues(wait, call.uaddr, bits, now)) {
+		if (continues(wait, call->uaddr, call->bits, now)) {
 			wait->end_ns = 0;
 			wait->merged++;
 			wait->waker.tid = 0;
@@ -216,21 +212,22 @@ __noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
 			remember_hold(c, wait);
 	}
 
-	parked = parked_of(&words, &call, thread, &key);
 	c->events[WAITS_BEGUN]++;
-	wait->uaddr = call.uaddr;
-	wait->site.lock.addr = parked ? key : call.uaddr;
+	wait->uaddr = call->uaddr;
+	wait->site.lock.addr = call->uaddr;
+	if (call->bits >> FUTEX_PARKED_SHIFT & 0xf)
+		wait->site.lock.addr = WORD(call, -32) | (__u64)WORD(call, -28) << 32;
 	wait->site.lock.tgid = tgid;
-	wait->site.lock.kind = is_pi(call.op) ? KIND_FUTEX_PI : KIND_FUTEX;
+	wait->site.lock.kind = is_pi(call->op) ? KIND_FUTEX_PI : KIND_FUTEX;
 	wait->site.kernel_stack = STACK_NOT_TAKEN;
 	wait->site.user_stack = STACK_LOST;
 	wait->site.tgid = tgid;
-	wait->site.futex = bits | parked << FUTEX_PARKED_SHIFT;
+	wait->site.futex = call->bits;
 	wait->end_ns = 0;
 	wait->merged = 0;
 	wait->from_before = 0;
-	wait->owner = owner;
 	wait->waker.tid = 0;
+	__builtin_memcpy(&wait->owner, (void *)&call->owner, sizeof(wait->owner));
 	bpf_get_current_comm(wait->comm, sizeof(wait->comm));
 	lock = lock_stats_if_room(&wait->site.lock);
 	if (lock)

@@ -355,6 +355,34 @@ struct futex_hold {
 
 #define MAX_FUTEX_HOLDS 4
 
+/* The words of [futex - 40, futex + 40). */
+struct futex_words {
+	__u32 word[20];
+};
+
+/*
+ * A futex call that is being looked at. In the thread's own record, and not on the stack: what the verifier knows
+ * of its memory it forgets, where it would follow every combination of what a call can look like.
+ */
+struct futex_call {
+	__u64 uaddr;
+	__u64 sp;
+	__u64 thread_pointer;
+	/* FUTEX_* command and flags, as of futex(2). */
+	__u32 op;
+	__u32 value;
+	__u32 timeout;
+	__u32 compat;
+	/* As in site_key.futex. */
+	__u32 bits;
+	/* What may be the owner's thread id, and the bits that are true if it is. */
+	__u32 candidate;
+	__u32 if_it_lives;
+	__u32 unused;
+	struct owner owner;
+	struct futex_words words;
+};
+
 /*
  * The latest futex wait of a thread. When it has ended it stays, until the thread's next wait or wake tells
  * whether the acquisition is complete: a woken thread may have lost the race and wait again.
@@ -380,6 +408,7 @@ struct futex_wait {
 	__u64 wake_stack;
 	char comm[16];
 	struct futex_hold held[MAX_FUTEX_HOLDS];
+	struct futex_call call;
 };
 
 /* A thread by the number it has in its own pid namespace, which is what lock words hold. */

@@ -47,14 +47,16 @@ static __always_inline void forget_thread(struct task_struct *task)
 }
 
 /* The living thread of this number among the targets, as the current task counts; `any`: of any process. */
-static __always_inline struct thread *find_thread(__u32 pid_namespace, __u32 tid, bool any)
+static __always_inline struct thread *find_thread(__u32 tid, bool any)
 {
-	struct thread_key key = { .pid_namespace = pid_namespace, .tid = tid };
+	struct thread_key key;
 	struct thread *thread;
 
 	/* PID_MAX_LIMIT */
 	if (!tid || tid > 4 * 1024 * 1024)
 		return 0;
+	key = key_of_thread((void *)bpf_get_current_task());
+	key.tid = tid;
 	thread = bpf_map_lookup_elem(&threads, &key);
 	if (!thread || (!any && thread->tgid != bpf_get_current_pid_tgid() >> 32))
 		return 0;

@@ -105,7 +105,7 @@ static LIBBPF_SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 pub(super) fn remember(_level: PrintLevel, text: String) {
     let mut said = LIBBPF_SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     said.extend(text.lines().map(String::from));
-    let keep = 40;
+    let keep = 12;
     let drop = said.len().saturating_sub(keep);
     said.drain(..drop);
 }
@@ -124,11 +124,6 @@ fn forget_what_libbpf_said() {
 /// The program that libbpf gave up on, and the kernel's error: `prog 'NAME': failed to load: -EACCES`.
 fn refused_program() -> Option<(String, String)> {
     let said = LIBBPF_SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if std::env::var_os("DBG").is_some() {
-        for l in said.iter() {
-            eprintln!("SAID {l}");
-        }
-    }
     said.iter().rev().find_map(|line| {
         let (_, rest) = line.split_once("prog '")?;
         let (program, rest) = rest.split_once("': ")?;

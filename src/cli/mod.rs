@@ -64,6 +64,7 @@ fn profile(args: &Args, config: &Config) -> Result<u8> {
     let outcome = session::run(config, &facts, &mut progress)?;
     let mut profile = outcome.profile;
     crate::symbolize::symbolize(&mut profile, &outcome.images, &outcome.kernel);
+    crate::futexes::classify(&mut profile, &outcome.runtimes);
     let written = outputs.write(&profile);
     let status = match outcome.command {
         Some(left) => Some(left.wait()),

@@ -5,6 +5,7 @@ mod clock;
 mod config;
 mod onlookers;
 mod run;
+mod runtimes;
 mod signals;
 mod target;
 mod threads;

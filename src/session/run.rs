@@ -3,12 +3,14 @@
 use super::clock::monotonic_ns;
 use super::config::{Config, Scope};
 use super::onlookers::Onlookers;
+use super::runtimes;
 use super::signals::StopRequest;
 use super::target::{self, Held, Running, Watched};
 use super::threads;
 use crate::aggregate;
 use crate::attach::plan::{Plan, Wishes};
 use crate::bpf::{Settings, Targets, Tracer};
+use crate::futexes::Runtimes;
 use crate::kernel::Facts;
 use crate::model::{EndReason, Meta, Profile, Target, TargetKind};
 use crate::symbolize::{Images, KernelSymbols};
@@ -34,6 +36,8 @@ pub struct Outcome {
     pub images: Images,
     /// The kernel's symbols, with those of the hooks that were in place.
     pub kernel: KernelSymbols,
+    /// What the traced processes are made of, to tell their futex waits apart.
+    pub runtimes: Runtimes,
     /// The command, when it outlives the profile: report first, then [`CommandLeft::wait`].
     pub command: Option<CommandLeft>,
 }
@@ -191,7 +195,10 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         hold_families: config.hold.clone(),
     };
     let lines = plan.hooks.iter().map(|hook| hook.to_line()).collect();
+    let pids = capture.sites.iter().map(|(site, _)| site.pid);
+    let pids = pids.chain(capture.in_flight.iter().map(|wait| wait.site.pid)).collect();
     Ok(Outcome {
+        runtimes: runtimes::of_processes(&onlookers.images, &pids),
         profile: aggregate::profile(capture, meta, lines),
         images: onlookers.images,
         kernel,
