@@ -166,13 +166,15 @@ static __always_inline __u32 value_class(__u32 value)
 
 static __always_inline __u32 place_of(const volatile struct futex_call *call)
 {
-	/* The thread's own record begins there, thread-local variables end there; a thread's stack begins not
-	 * far below, so the order matters. */
-	if (call->uaddr + 2048 >= call->thread_pointer && call->uaddr < call->thread_pointer + 4096)
+	bool on_stack = call->uaddr >= call->sp && call->uaddr < call->sp + 65536;
+
+	/* The thread's own record begins there, thread-local variables end there; and a thread's stack begins
+	 * below them: not far in glibc, at once in musl. */
+	if (call->uaddr >= call->thread_pointer && call->uaddr < call->thread_pointer + 4096)
 		return PLACE_THREAD_LOCAL;
-	if (call->uaddr >= call->sp && call->uaddr < call->sp + 65536)
-		return PLACE_OWN_STACK;
-	return PLACE_ELSEWHERE;
+	if (call->uaddr + 2048 >= call->thread_pointer && call->uaddr < call->thread_pointer)
+		return on_stack ? PLACE_EITHER : PLACE_THREAD_LOCAL;
+	return on_stack ? PLACE_OWN_STACK : PLACE_ELSEWHERE;
 }
 
 /* glibc's flag that a lock is shared between processes: LLL_PRIVATE, LLL_SHARED. */
@@ -234,6 +236,11 @@ static __always_inline void find_candidate(volatile struct futex_call *call)
 	}
 	if (!is_plain(call) && !is_bitset(call))
 		return;
+	/* musl's FILE: tid | MAYBE_WAITERS (src/stdio/__lockfile.c) */
+	if (call->value >> 30 == 1 && is_plain(call)) {
+		call->candidate = call->value & 0x3fffffff;
+		return;
+	}
 	if (call->value >> 31) {
 		if (call->value == 0xffffffff)
 			return;
@@ -274,6 +281,11 @@ static __always_inline void find_candidate(volatile struct futex_call *call)
 			return;
 		call->candidate = WORD(call, 8);
 		call->if_it_lives = FUTEX_WORDS_GLIBC_MUTEX;
+		return;
+	}
+	/* nptl/pthread_mutex_lock.c: the priority ceiling and 2 */
+	if (value_class(call->value) == VALUE_CEILING) {
+		call->candidate = WORD(call, 8);
 		return;
 	}
 	/* pthread_join */

@@ -32,22 +32,49 @@ static __always_inline enum outcome futex_outcome(__u64 ret)
 	return DID_NOT_WAIT;
 }
 
+static __always_inline __u32 voluntary_switches(void)
+{
+	const struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, nvcsw);
+}
+
 static __always_inline __u32 value_of(const struct futex_wait *wait)
 {
 	return wait->site.futex >> FUTEX_VALUE_SHIFT & 0xf;
 }
 
 /*
- * Whether the waiter, if it got the lock, will wake the same word when it releases it. A mutex of three states
- * is left in the third by whoever waited (glibc's lowlevellock.c, Rust's sync/mutex/futex.rs), so its unlock
- * calls the kernel; a PI mutex goes through the kernel whenever somebody waits.
+ * Whether the waiter, if it got the lock, will wake the same word when it releases it. A mutex of three states is
+ * left in the third by whoever waited (glibc's lowlevellock.c, Rust's sync/mutex/futex.rs), so its unlock calls the
+ * kernel; a PI mutex goes through the kernel whenever somebody waits.
  */
-static __always_inline bool releases_by_wake(const struct futex_wait *wait)
+static __always_inline bool releases_by_wake(__u32 kind, __u32 bits)
 {
-	__u32 value = value_of(wait);
+	__u32 value = bits >> FUTEX_VALUE_SHIFT & 0xf, place = bits >> FUTEX_PLACE_SHIFT & 3;
 
-	return wait->site.lock.kind == KIND_FUTEX_PI || value == VALUE_TWO ||
-	       value == VALUE_OWNED_BY_THREAD || value == VALUE_MUSL_BUSY;
+	if (kind == KIND_FUTEX_PI || value == VALUE_OWNED_BY_THREAD || value == VALUE_MUSL_BUSY)
+		return true;
+	if (value != VALUE_TWO)
+		return false;
+	if (bits & FUTEX_WORDS_GLIBC_MUTEX)
+		return true;
+	/* Rust's; glibc's rwlock says realtime. */
+	if (FUTEX_CMD(bits) == FUTEX_WAIT_BITSET)
+		return !(bits & (FUTEX_TIMEOUT | FUTEX_CLOCK_REALTIME));
+	/* A lock inside glibc, or somebody's own; musl's condition variable waits on the stack. */
+	return FUTEX_CMD(bits) == FUTEX_WAIT && place != PLACE_OWN_STACK && place != PLACE_EITHER;
+}
+
+/* What is certain of a mutex is only likely of another word: musl's pthread_join waits for a 2 too. */
+static __always_inline bool is_retry(const struct futex_wait *wait, __u32 bits, __u64 now)
+{
+	if (value_of(wait) != VALUE_TWO || (bits >> FUTEX_VALUE_SHIFT & 0xf) != VALUE_TWO ||
+	    !releases_by_wake(KIND_FUTEX, bits))
+		return false;
+	if (FUTEX_CMD(bits) == FUTEX_WAIT && !((bits | wait->site.futex) & FUTEX_WORDS_GLIBC_MUTEX))
+		return now - wait->end_ns < SLICE_GAP_NS;
+	return true;
 }
 
 static __always_inline void add_hold(struct lock_stats *lock, __u64 ns)
@@ -133,6 +160,22 @@ static __always_inline struct futex_wait *futex_wait_of(struct counters *c, __u3
 	return wait;
 }
 
+/* Of a lock each timed attempt is one of its own. */
+static __always_inline bool may_wait_in_slices(__u32 value)
+{
+	switch (value) {
+	case VALUE_TWO:
+	case VALUE_THREE:
+	case VALUE_OWNED_BY_THREAD:
+	case VALUE_MUSL_BUSY:
+	case VALUE_NEGATIVE:
+	case VALUE_BIT_30:
+	case VALUE_CEILING:
+		return false;
+	}
+	return true;
+}
+
 /* A wait for a word begins where an earlier one for it ended: is that still the same acquisition? */
 static __always_inline bool continues(const struct futex_wait *wait, __u64 uaddr, __u32 bits,
 				      __u64 now)
@@ -143,12 +186,11 @@ static __always_inline bool continues(const struct futex_wait *wait, __u64 uaddr
 	case INTERRUPTED:
 		return true;
 	case TIMED_OUT:
-		return bits & FUTEX_TIMEOUT && value_of(wait) != VALUE_TWO &&
+		return bits & FUTEX_TIMEOUT && may_wait_in_slices(value_of(wait)) &&
 		       now - wait->end_ns < SLICE_GAP_NS;
 	case ACQUIRED:
 		/* Had it got the lock, it would have had to wake the word to release it: woken, and too late. */
-		return value_of(wait) == VALUE_TWO &&
-		       (bits >> FUTEX_VALUE_SHIFT & 0xf) == VALUE_TWO;
+		return is_retry(wait, bits, now);
 	}
 	return false;
 }
@@ -208,7 +250,8 @@ __noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
 			return 0;
 		}
 		settle(c, wait, tid);
-		if (wait->outcome == ACQUIRED && releases_by_wake(wait))
+		if (wait->outcome == ACQUIRED &&
+		    releases_by_wake(wait->site.lock.kind, wait->site.futex))
 			remember_hold(c, wait);
 	}
 
@@ -227,6 +270,7 @@ __noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
 	wait->merged = 0;
 	wait->from_before = 0;
 	wait->waker.tid = 0;
+	wait->switches = voluntary_switches();
 	__builtin_memcpy(&wait->owner, (void *)&call->owner, sizeof(wait->owner));
 	bpf_get_current_comm(wait->comm, sizeof(wait->comm));
 	lock = lock_stats_if_room(&wait->site.lock);
@@ -277,6 +321,9 @@ __noinline int futex_leave(__u64 ret)
 	}
 	lock = bpf_map_lookup_elem(&locks, &wait->site.lock);
 	waiter_leaves(lock);
+	/* The kernel also takes PI locks that are free. musl and glibc try that once. */
+	if (wait->site.lock.kind == KIND_FUTEX_PI && wait->switches == voluntary_switches())
+		outcome = DID_NOT_WAIT;
 	if (outcome == DID_NOT_WAIT) {
 		c->events[FUTEX_RETRIES]++;
 		/* The word changed meanwhile; what was waited before is not lost by that. */
@@ -342,7 +389,8 @@ __noinline int futex_release(__u64 uaddr, __u32 kind, __u32 wake)
 	if (wait) {
 		now = bpf_ktime_get_ns();
 		if (wait->begin_ns && wait->end_ns && wait->uaddr == uaddr) {
-			if (wait->outcome == ACQUIRED && releases_by_wake(wait))
+			if (wait->outcome == ACQUIRED &&
+			    releases_by_wake(wait->site.lock.kind, wait->site.futex))
 				add_hold(lock, now - wait->end_ns);
 			settle(c, wait, tid);
 		}

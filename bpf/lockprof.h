@@ -329,6 +329,8 @@ enum futex_place {
 	PLACE_ELSEWHERE,
 	PLACE_OWN_STACK,
 	PLACE_THREAD_LOCAL,
+	/* Near the top of a thread's stack, where the C library puts its record of the thread. */
+	PLACE_EITHER,
 };
 
 enum futex_parked {
@@ -400,7 +402,8 @@ struct futex_wait {
 	__u32 merged;
 	/* It began before the profile: user space put it here. */
 	__u32 from_before;
-	__u32 unused;
+	/* Voluntary context switches of the thread when it began. */
+	__u32 switches;
 	struct owner owner;
 	/* Who woke it, if anybody did. */
 	struct futex_waker waker;

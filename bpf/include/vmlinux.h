@@ -119,6 +119,7 @@ struct task_struct {
 	int tgid;
 	struct signal_struct *signal;
 	struct pid *thread_pid;
+	unsigned long nvcsw;
 	char comm[16];
 	struct thread_struct thread;
 };

@@ -54,6 +54,7 @@ pub fn call(bits: u32) -> FutexCall {
         place: match types::futex_place(bits >> PLACE_SHIFT & 3) {
             types::futex_place::PLACE_OWN_STACK => FutexPlace::OwnStack,
             types::futex_place::PLACE_THREAD_LOCAL => FutexPlace::ThreadLocal,
+            types::futex_place::PLACE_EITHER => FutexPlace::OwnStackOrThreadLocal,
             _ => FutexPlace::Elsewhere,
         },
         words: FutexWords {

@@ -379,6 +379,8 @@ fn library(name: &str) -> Option<(FutexKind, Option<Side>)> {
                 "std::__detail::__wait_impl",
                 "std::__detail::__platform_wait",
                 "std::__platform_wait",
+                // bits/atomic_futex.h: std::future
+                "std::__atomic_futex",
                 "std::__atomic_impl::wait",
                 "std::__atomic_wait_address",
             ],

@@ -123,10 +123,10 @@ pub fn unite(rows: Vec<Lock>, profile: &Profile) -> Vec<Lock> {
         }
     });
     rows.iter_mut().for_each(call_site);
-    // What is allocated has no name that lasts; where it is waited for has.
+    // What is allocated, or on a stack, has no name that lasts; where it is waited for has.
     let heap = |lock: &Lock| match (&lock.place, lock.futex, &lock.call_site, &lock.name) {
-        (None | Some(LockPlace::Heap), Some(futex), Some(site), None) => {
-            Some((lock.kind, lock.pid, futex, site.clone()))
+        (place, Some(futex), Some(site), None) => {
+            Some((place.clone(), lock.kind, lock.pid, futex, site.clone()))
         }
         _ => None,
     };

@@ -207,6 +207,10 @@ fn glibc(e: &Evidence) -> Option<Verdict> {
             return Some(Verdict::side(FutexKind::GlibcRwlock, Side::Write).back(12));
         }
     }
+    // 10, before 8 because a thread's record can look like anything: the kernel clears the tid without knowing of private futexes, so this one is shared.
+    if call.value == Thread && !call.private && (realtime_bitset || timed_bitset || plain) {
+        return Some(is(FutexKind::Join));
+    }
     // 8: since 2.33 with a bitset, and a clock even without a timeout; before that a plain wait for 0.
     let clocked = realtime_bitset || timed_bitset;
     let cond_shaped = clocked || plain && call.value == Zero;
@@ -216,10 +220,6 @@ fn glibc(e: &Evidence) -> Option<Verdict> {
     // 9
     if clocked && call.value == Zero && history.glibc_sem {
         return Some(is(FutexKind::GlibcSem));
-    }
-    // 10: the kernel clears the tid without knowing of private futexes, so this one is shared.
-    if call.value == Thread && !call.private && (realtime_bitset || timed_bitset || plain) {
-        return Some(is(FutexKind::Join));
     }
     // 11: the value is the round, so any.
     if plain && !call.timeout && history.glibc_barrier {
@@ -334,7 +334,8 @@ fn musl(e: &Evidence) -> Option<Verdict> {
     if e.runtime.libc != Libc::Musl {
         return None;
     }
-    let on_stack = call.place == FutexPlace::OwnStack || e.place == Some(&LockPlace::Stack);
+    let own_stack = matches!(call.place, FutexPlace::OwnStack | FutexPlace::OwnStackOrThreadLocal);
+    let on_stack = own_stack || e.place == Some(&LockPlace::Stack);
     let called = e.names.called;
     let rwlock = |side| Verdict { futex: FutexLock::new(FutexKind::MuslRwlock, side), back: 0 };
     let by_name = match called {
@@ -347,7 +348,7 @@ fn musl(e: &Evidence) -> Option<Verdict> {
         // 24: the list of threads, whose owner is a tid (__tl_lock)
         Thread if !call.private => Some(is(FutexKind::MuslInternal)),
         // 22: the waiter's own node
-        Two if call.place == FutexPlace::OwnStack => Some(is(FutexKind::MuslCond)),
+        Two if own_stack => Some(is(FutexKind::MuslCond)),
         // 24: detach_state, for which one thread may wait
         Two if call.private
             && history.only(&[Two])

@@ -62,6 +62,8 @@ pub enum FutexPlace {
     OwnStack,
     /// Near its thread pointer: thread-local storage, or the C library's own record of the thread
     ThreadLocal,
+    /// Both: the stack of a thread begins below its thread-local storage
+    OwnStackOrThreadLocal,
     Elsewhere,
 }
 

@@ -87,7 +87,7 @@ struct Process {
     latest: Vec<u64>,
     /// All that the latest snapshot has mapped, without the seams.
     mapped: Vec<Range>,
-    /// The main thread's stack, once for each program the process has run.
+    /// The main thread's stack, once for each program the process has run, and other threads' stacks.
     stacks: Vec<Range>,
 }
 
@@ -173,8 +173,9 @@ impl Images {
         find(&self.processes.get(&pid)?.shared, addr)
     }
 
-    /// Whether an address is on the stack of the main thread, as far as it had grown.
-    pub fn on_main_stack(&self, pid: u32, addr: u64) -> bool {
+    /// Whether an address is on the stack of a thread: of the main thread as far as it had grown, of others
+    /// together with their thread-local storage.
+    pub fn on_stack(&self, pid: u32, addr: u64) -> bool {
         self.processes.get(&pid).is_some_and(|process| covers(&process.stacks, addr))
     }
 
@@ -222,8 +223,8 @@ impl Images {
             .map(|comm| String::from_utf8_lossy(comm.trim_ascii_end()).into_owned());
         let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
         let mut stacks = known.stacks;
-        if let Some(stack) = maps.stack {
-            stacks.retain(|known| known.end != stack.end);
+        for stack in maps.stacks {
+            stacks.retain(|known| known.end <= stack.start || stack.end <= known.start);
             stacks.push(stack);
         }
         let process = Process {
@@ -379,11 +380,14 @@ struct Maps {
     shared: Vec<Mapping>,
     /// Everything, without the seams.
     mapped: Vec<Range>,
-    stack: Option<Range>,
+    stacks: Vec<Range>,
 }
 
 fn parse_maps(text: &[u8]) -> Maps {
     let mut maps = Maps::default();
+    // Where some pages end that nobody may touch: below the stack of a thread (pthread_attr_getguardsize: one
+    // page in glibc, two in musl). The arenas of malloc have such memory too, but above, and megabytes of it.
+    let mut guard = None;
     for line in text.split(|byte| *byte == b'\n') {
         // Most lines are neither code nor shared: they are read no further than they are needed.
         let Some((range, perms)) = parse_range(line) else { continue };
@@ -391,6 +395,9 @@ fn parse_maps(text: &[u8]) -> Maps {
             Some(last) if last.end == range.start => last.end = range.end,
             _ => maps.mapped.push(range.clone()),
         }
+        let is_guarded = guard == Some(range.start) && perms.starts_with(b"rw-p") && line.ends_with(b" 0 ");
+        let is_guard = perms == b"---p" && range.end - range.start <= 65536;
+        guard = is_guard.then_some(range.end);
         let (code, shared) = (perms.get(2) == Some(&b'x'), perms.get(3) == Some(&b's'));
         if code || shared {
             let Some(mapping) = parse_mapping(line, range) else { continue };
@@ -400,8 +407,8 @@ fn parse_maps(text: &[u8]) -> Maps {
             if code {
                 maps.code.push(mapping);
             }
-        } else if line.ends_with(b"[stack]") {
-            maps.stack = Some(range);
+        } else if is_guarded || line.ends_with(b"[stack]") {
+            maps.stacks.push(range);
         }
     }
     maps
@@ -529,7 +536,7 @@ not a mapping
         let code: Vec<u64> = maps.code.iter().map(|mapping| mapping.start).collect();
         assert_eq!(code, [0x1000, 0xc000]);
         assert_eq!(maps.mapped, [0x1000..0x4000, 0x8000..0xa000, 0xc000..0xd000, 0xf000..0x11000]);
-        assert_eq!(maps.stack, Some(0xf000..0x11000));
+        assert_eq!(maps.stacks, [0xf000..0x11000]);
     }
 
     #[test]

@@ -87,10 +87,11 @@ fn of_lock<'a>(lock: &Lock, pid: u32, modules: &'a [Module<'a>], images: &Images
             path: mapping.path.clone(),
         });
     }
-    if all(|call| call.place == FutexPlace::ThreadLocal) {
+    // glibc's thread-local storage is larger than what is called near here.
+    if all(|call| matches!(call.place, FutexPlace::ThreadLocal | FutexPlace::OwnStackOrThreadLocal)) {
         return Found::Place(LockPlace::ThreadLocal);
     }
-    if all(|call| call.place == FutexPlace::OwnStack) || images.on_main_stack(pid, lock.addr) {
+    if all(|call| call.place == FutexPlace::OwnStack) || images.on_stack(pid, lock.addr) {
         return Found::Place(LockPlace::Stack);
     }
     // A program before an exec, a library that was closed: theirs while nothing took the place.
