@@ -72,7 +72,7 @@ impl Tracer {
             wire::add_counters(&mut counters, &wire::read(&cpu));
         }
         capture.events = wire::event_counts(&counters, self.hooks_attached());
-        counters.lost[types::loss_reason::LOSS_THREADS_MAP_FULL.0 as usize] += self.threads_not_remembered();
+        self.add_early_losses(&mut counters);
         capture.losses = wire::losses(&counters);
         capture.losses.extend(self.misses());
         // After the counters: it adds to them.

@@ -8,23 +8,23 @@ use crate::model::{
 };
 
 // linux/futex.h; 0x7f is bpf/futex.bpf.h's own, for futex_waitv(2).
-const COMMAND: u32 = 0x7f;
-const PRIVATE: u32 = 0x80;
-const CLOCK_REALTIME: u32 = 0x100;
+pub(super) const COMMAND: u32 = 0x7f;
+pub(super) const PRIVATE: u32 = 0x80;
+pub(super) const CLOCK_REALTIME: u32 = 0x100;
 // bpf/lockprof.h
-const TIMEOUT: u32 = 1 << 9;
-const VALUE_SHIFT: u32 = 10;
-const PLACE_SHIFT: u32 = 14;
-const WORDS_GLIBC_MUTEX: u32 = 1 << 16;
-const WORDS_RWLOCK_PHASE: u32 = 1 << 17;
-const WORDS_RWLOCK_WRITERS: u32 = 1 << 18;
-const WORDS_GLIBC_COND: u32 = 1 << 19;
-const WORDS_GLIBC_SEM: u32 = 1 << 20;
-const WORDS_GLIBC_BARRIER: u32 = 1 << 21;
-const WORDS_RUST_WRITERS: u32 = 1 << 22;
-const PARKED_SHIFT: u32 = 23;
-const COMPAT: u32 = 1 << 27;
-const OP_UNKNOWN: u32 = 1 << 28;
+pub(super) const TIMEOUT: u32 = 1 << 9;
+pub(super) const VALUE_SHIFT: u32 = 10;
+pub(super) const PLACE_SHIFT: u32 = 14;
+pub(super) const WORDS_GLIBC_MUTEX: u32 = 1 << 16;
+pub(super) const WORDS_RWLOCK_PHASE: u32 = 1 << 17;
+pub(super) const WORDS_RWLOCK_WRITERS: u32 = 1 << 18;
+pub(super) const WORDS_GLIBC_COND: u32 = 1 << 19;
+pub(super) const WORDS_GLIBC_SEM: u32 = 1 << 20;
+pub(super) const WORDS_GLIBC_BARRIER: u32 = 1 << 21;
+pub(super) const WORDS_RUST_WRITERS: u32 = 1 << 22;
+pub(super) const PARKED_SHIFT: u32 = 23;
+pub(super) const COMPAT: u32 = 1 << 27;
+pub(super) const OP_UNKNOWN: u32 = 1 << 28;
 
 pub fn call(bits: u32) -> FutexCall {
     let has = |bit: u32| bits & bit != 0;

@@ -82,6 +82,7 @@ pub struct Tracer {
     kinds_that_tell_spinning: Vec<LockKind>,
     kinds_with_releases: Vec<LockKind>,
     threads_not_remembered: u64,
+    early_waits_without_room: u64,
 }
 
 /// What spin waits came to, each CPU's part after the other.
@@ -309,6 +310,7 @@ impl Tracer {
                 .collect(),
             kinds_with_releases: Vec::new(),
             threads_not_remembered: 0,
+            early_waits_without_room: 0,
         })
     }
 
@@ -438,8 +440,15 @@ impl Tracer {
         &self.kinds_with_releases
     }
 
-    pub(super) fn threads_not_remembered(&self) -> u64 {
-        self.threads_not_remembered
+    pub(super) fn count_wait_without_room(&mut self) {
+        self.early_waits_without_room += 1;
+    }
+
+    /// What found no room before the programs counted.
+    pub(super) fn add_early_losses(&self, counters: &mut types::counters) {
+        use types::loss_reason as L;
+        counters.lost[L::LOSS_THREADS_MAP_FULL.0 as usize] += self.threads_not_remembered;
+        counters.lost[L::LOSS_FUTEX_WAITS_MAP_FULL.0 as usize] += self.early_waits_without_room;
     }
 
     pub(super) fn skel(&self) -> &LockprofSkel<'static> {

@@ -3,6 +3,7 @@
 //! [`load`]: plan → loaded and attached programs. [`drain`]: maps → records. [`wire`], [`futex_wire`]: bytes → model.
 //! [`blocked`]: one look, before that, at threads that wait already.
 
+mod already;
 mod blocked;
 mod drain;
 mod futex_wire;
@@ -15,5 +16,6 @@ mod wire;
 
 use lockprof_skel as skel;
 
+pub use already::{ThreadsByNumber, WaitingThread, Words};
 pub use blocked::registers_of_blocked;
 pub use load::{Notices, Settings, TargetThread, Targets, Tracer};

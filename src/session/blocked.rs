@@ -6,6 +6,7 @@
 //! pointer is not in /proc: an iterator of tasks has it, where the kernel allows one
 //! ([`crate::bpf::registers_of_blocked`]). C is walked well without, Rust's standard library is not.
 
+use crate::bpf::Words;
 use crate::model::FutexOp;
 use crate::symbolize::Images;
 use crate::unwind::{Registers, Tables, WalkEnd, walk};
@@ -17,6 +18,10 @@ use std::io;
 const SYS_FUTEX_WAIT: i64 = 455;
 /// arch/x86/entry/syscalls/syscall_32.tbl
 const COMPAT_SYS_FUTEX: i64 = 240;
+/// FUTEX_PRIVATE_FLAG, FUTEX2_PRIVATE
+const PRIVATE: u32 = 128;
+/// bpf/futex.bpf.h's own number for futex_waitv(2)
+const WAITV: u32 = 0x7f;
 
 /// A system call that has not returned, as /proc shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +48,10 @@ pub struct AlreadyWaiting {
     pub comm: String,
     pub nr: i64,
     pub op: FutexOp,
+    /// The command and its flags as of futex(2); 0x7f is futex_waitv(2).
+    pub op_bits: u32,
+    /// What is in memory around the word.
+    pub words: Option<Words>,
     /// Of futex_waitv(2): the first of its words.
     pub uaddr: u64,
     pub val: u32,
@@ -114,6 +123,8 @@ pub fn find(
                 comm,
                 nr: call.nr,
                 op: asked.op,
+                op_bits: asked.op_bits,
+                words: read_words(&mut memory, asked.uaddr),
                 uaddr: asked.uaddr,
                 val: asked.val,
                 timeout: asked.timeout,
@@ -249,6 +260,7 @@ fn futex_op(op: u64) -> Option<FutexOp> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Asked {
     op: FutexOp,
+    op_bits: u32,
     uaddr: u64,
     val: u32,
     timeout: bool,
@@ -260,23 +272,38 @@ impl Asked {
         let [first, second, third, fourth, fifth, _] = call.args;
         Some(match call.nr {
             SYS_FUTEX_WAIT => {
-                Asked { op: FutexOp::WaitBitset, uaddr: first, val: second as u32, timeout: fifth != 0 }
+                let op_bits = libc::FUTEX_WAIT_BITSET as u32 | fourth as u32 & PRIVATE;
+                let (op, val, timeout) = (FutexOp::WaitBitset, second as u32, fifth != 0);
+                Asked { op, op_bits, uaddr: first, val, timeout }
             }
             libc::SYS_futex_waitv => {
-                // struct futex_waitv: the value, then the address, 64 bits each.
-                let (mut val, mut uaddr) = ([0; 8], [0; 8]);
-                if !memory.read(first, &mut val) || !memory.read(first.wrapping_add(8), &mut uaddr) {
+                // struct futex_waitv: the value, the address, the flags, 64 bits each.
+                let mut words = [[0; 8]; 3];
+                if !memory.read(first, words.as_flattened_mut()) {
                     return None;
                 }
-                let val = u64::from_ne_bytes(val) as u32;
-                Asked { op: FutexOp::Waitv, uaddr: u64::from_ne_bytes(uaddr), val, timeout: fourth != 0 }
+                let [val, uaddr, flags] = words.map(u64::from_ne_bytes);
+                let op_bits = WAITV | flags as u32 & PRIVATE;
+                Asked { op: FutexOp::Waitv, op_bits, uaddr, val: val as u32, timeout: fourth != 0 }
             }
             _ => {
                 let op = futex_op(second)?;
-                Asked { op, uaddr: first, val: third as u32, timeout: fourth != 0 }
+                Asked { op, op_bits: second as u32, uaddr: first, val: third as u32, timeout: fourth != 0 }
             }
         })
     }
+}
+
+/// The words of 40 bytes before and after; the page before may not be there.
+fn read_words(memory: &mut Memory, uaddr: u64) -> Option<Words> {
+    let mut bytes = [[0; 4]; 20];
+    if !memory.read(uaddr.wrapping_sub(40), bytes.as_flattened_mut()) {
+        bytes = [[0; 4]; 20];
+        if !memory.read(uaddr, bytes[10..].as_flattened_mut()) {
+            return None;
+        }
+    }
+    Some(bytes.map(u32::from_ne_bytes))
 }
 
 const PAGE: usize = 4096;
@@ -388,7 +415,8 @@ mod tests {
         let mut memory = Memory::new(unsafe { libc::gettid() } as u32);
         let args = [waiters.as_ptr() as u64, 2, 0, 1, 1, 0];
         let mut call = Call { nr: 449, args, ..Call::parse(WAIT).unwrap() };
-        let wanted = Asked { op: FutexOp::Waitv, uaddr: 0x7f00_0000_3000, val: 3, timeout: true };
+        let (op, op_bits) = (FutexOp::Waitv, WAITV);
+        let wanted = Asked { op, op_bits, uaddr: 0x7f00_0000_3000, val: 3, timeout: true };
         assert_eq!(Asked::of(&call, &mut memory), Some(wanted));
         call.args[0] = 8;
         assert_eq!(Asked::of(&call, &mut memory), None);

@@ -1,12 +1,14 @@
 //! Which processes to look at while they live, so that their frames can be named when they are gone and
 //! their stacks unwound while they run.
 
+use super::blocked;
 use crate::bpf::{Notices, Tracer};
 use crate::model::Loss;
 use crate::symbolize::Images;
+use crate::unwind::Registers;
 use crate::unwind::Tables;
 use anyhow::Result;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,7 @@ pub struct Onlookers {
     tables: Option<Tables>,
     young: BTreeMap<u32, Look>,
     processes_over_capacity: u64,
+    overlooked: blocked::Overlooked,
 }
 
 #[derive(Clone, Copy)]
@@ -38,6 +41,7 @@ impl Onlookers {
             tables,
             young: BTreeMap::new(),
             processes_over_capacity: 0,
+            overlooked: blocked::Overlooked::default(),
         }
     }
 
@@ -86,6 +90,24 @@ impl Onlookers {
         Ok(())
     }
 
+    /// The threads of these processes that wait for a futex already.
+    pub fn already_waiting(
+        &mut self,
+        pids: &[u32],
+        registers: &HashMap<u32, Registers>,
+    ) -> Result<blocked::Found> {
+        // System-wide nearly all processes are still unknown: only those that have something to show are looked at.
+        let mut ignored = blocked::Overlooked::default();
+        for pid in pids {
+            if !self.pids.contains(pid) && !blocked::blocked_in_futex(*pid, &mut ignored).is_empty() {
+                self.look_at([*pid], None)?;
+            }
+        }
+        let found = blocked::find(pids, self.tables.as_mut(), &self.images, registers);
+        self.overlooked = found.overlooked;
+        Ok(found)
+    }
+
     /// Looks at those who asked for it, and at those whose time has come.
     pub fn attend(&mut self, notices: Notices, tracer: &mut Tracer) -> Result<()> {
         let now = Instant::now();
@@ -120,13 +142,30 @@ impl Onlookers {
 
     /// What the tables had no room for.
     pub fn losses(&self) -> Vec<Loss> {
-        let Some(tables) = &self.tables else { return Vec::new() };
         let loss = |reason: &str, count, meaning: &str| Loss {
             reason: reason.into(),
             count,
             meaning: meaning.into(),
         };
-        vec![
+        let mut losses = vec![
+            loss(
+                "early_waits_unreadable",
+                self.overlooked.unreadable,
+                "threads that perhaps waited for a futex before the start: their files in /proc may not be read",
+            ),
+            loss(
+                "early_waits_restarted",
+                self.overlooked.restarted,
+                "threads that perhaps waited for a futex before the start: a signal had interrupted them",
+            ),
+            loss(
+                "early_waits_compat",
+                self.overlooked.compat,
+                "threads of 32-bit programs that waited for a futex before the start",
+            ),
+        ];
+        let Some(tables) = &self.tables else { return losses };
+        losses.extend([
             loss(
                 "unwind_table_full",
                 tables.files_over_capacity,
@@ -142,6 +181,7 @@ impl Onlookers {
                 tables.processes_with_too_many_mappings,
                 "times a process had more executable mappings than there is room for: user stacks end in those left out",
             ),
-        ]
+        ]);
+        losses
     }
 }
