@@ -249,8 +249,10 @@ static __always_inline void find_candidate(volatile struct futex_call *call)
 		return;
 	}
 	/* pthread_rwlock_t: __readers at 0, __wrphase_futex at 8, __writers_futex at 12, two words that stay 0,
-	 * __cur_writer at 24, __shared at 28. (readers >> PTHREAD_RWLOCK_READER_SHIFT is their number.) */
-	if (is_bitset(call) && (call->value == 2 || call->value == 3)) {
+	 * __cur_writer at 24, __shared at 28. (readers >> PTHREAD_RWLOCK_READER_SHIFT is their number.) Without a
+	 * timeout glibc says realtime all the same; Rust's mutex does not. */
+	if (is_bitset(call) && (call->timeout || call->op & FUTEX_CLOCK_REALTIME) &&
+	    (call->value == 2 || call->value == 3)) {
 		if (WORD(call, -8) && !WORD(call, 8) && !WORD(call, 12) && WORD(call, 20) <= 1) {
 			call->candidate = WORD(call, 16);
 			call->if_it_lives = FUTEX_WORDS_RWLOCK_PHASE;

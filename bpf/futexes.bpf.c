@@ -325,12 +325,13 @@ __noinline int futex_leave(__u64 ret)
 	if (wait->site.lock.kind == KIND_FUTEX_PI && wait->switches == voluntary_switches())
 		outcome = DID_NOT_WAIT;
 	if (outcome == DID_NOT_WAIT) {
-		c->events[FUTEX_RETRIES]++;
 		/* The word changed meanwhile; what was waited before is not lost by that. */
-		if (wait->merged)
+		if (wait->merged) {
 			wait->end_ns = bpf_ktime_get_ns();
-		else
+		} else {
+			c->events[FUTEX_RETRIES]++;
 			wait->begin_ns = 0;
+		}
 		return 0;
 	}
 	wait->outcome = outcome;

@@ -187,6 +187,8 @@ fn look_at<'t>(
         bits |= WORDS_GLIBC_BARRIER;
     }
 
+    // Without a timeout glibc says realtime all the same; Rust's mutex does not.
+    let clocked = bitset && (waiting.timeout || op & CLOCK_REALTIME != 0);
     let rwlock = |futex_at: i32| {
         let is_zero = |at: i32| word(at - futex_at) == 0;
         !is_zero(0) && is_zero(16) && is_zero(20) && word(28 - futex_at) <= 1
@@ -200,9 +202,9 @@ fn look_at<'t>(
     } else if value >> 31 == 1 {
         let tid = if value == u32::MAX { 0 } else { value & 0x3fff_ffff };
         (tid, V::VALUE_OWNED_BY_THREAD.0 << VALUE_SHIFT)
-    } else if bitset && matches!(value, 2 | 3) && rwlock(8) {
+    } else if clocked && matches!(value, 2 | 3) && rwlock(8) {
         (word(16), WORDS_RWLOCK_PHASE)
-    } else if bitset && matches!(value, 2 | 3) && rwlock(12) {
+    } else if clocked && matches!(value, 2 | 3) && rwlock(12) {
         (word(12), WORDS_RWLOCK_WRITERS)
     } else if value == 2 && (plain || waiting.timeout) {
         let valid = (1..0x10000).contains(&word(12)) && word(16) & !0x3ff == 0;

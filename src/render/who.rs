@@ -41,7 +41,7 @@ pub(super) fn write_in_flight(
             writeln!(out, "{}", elide("          since before the start", columns))?;
         }
         if let Some(owner) = &wait.owner {
-            let owner = format!("          {}", owned_by(owner));
+            let owner = format!("          {}", owned_by(owner, wait.from_before));
             writeln!(out, "{}", elide(&owner, columns))?;
         }
     }
@@ -51,11 +51,12 @@ pub(super) fn write_in_flight(
     writeln!(out)
 }
 
-fn owned_by(owner: &Owner) -> String {
+fn owned_by(owner: &Owner, from_before: bool) -> String {
+    let when = if from_before { "at the start" } else { "it began while" };
     match owner {
-        Owner::Task(thread) => format!("it began while {} owned it", named(&thread.comm, thread.tid)),
-        Owner::Readers => "it began while readers held it".to_string(),
-        Owner::Nobody => "it began while nobody owned it".to_string(),
+        Owner::Task(thread) => format!("{when} {} owned it", named(&thread.comm, thread.tid)),
+        Owner::Readers => format!("{when} readers held it"),
+        Owner::Nobody => format!("{when} nobody owned it"),
     }
 }
 

@@ -8,6 +8,7 @@
 mod support;
 
 mod coverage;
+mod early;
 mod families;
 mod hold;
 mod life;

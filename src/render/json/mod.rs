@@ -80,6 +80,7 @@ struct Events {
     waits_begun: u64,
     waits_ended: u64,
     futex_retries: u64,
+    futex_merged: u64,
     foreign_releases: u64,
 }
 
@@ -145,6 +146,7 @@ impl<'a> Report<'a> {
                 waits_begun: events.waits_begun,
                 waits_ended: events.waits_ended,
                 futex_retries: events.futex_retries,
+                futex_merged: events.futex_merged,
                 foreign_releases: events.foreign_releases,
             },
             losses: profile.losses.iter().map(LossLine::of).collect(),
