@@ -300,7 +300,14 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
     }
 
     let holds = of_level(Level::Hold);
-    let contended_releases = Sight::of(&of_level(Level::Release), vec![]);
+    // The system call's tracepoints see the wakes too.
+    let wakes = if family == Family::Futex && plan.used().any(|hook| hook.function == "sys_enter") {
+        Sight { seen: Seen::Yes, methods: vec!["tracepoint"], missing: vec![] }
+    } else {
+        Sight::of(&of_level(Level::Wake), vec![])
+    };
+    let contended_releases =
+        if family == Family::Futex { wakes } else { Sight::of(&of_level(Level::Release), vec![]) };
     let (hold, with_hold) = match family {
         Family::Futex => (
             Sight {
@@ -310,7 +317,7 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
                     "holds that did not begin with a wait: they never reach the kernel".to_string(),
                 ],
             },
-            Sight::of(&of_level(Level::Wake), vec![]),
+            Sight::no("wakes are not seen"),
         ),
         Family::FileLock => (
             Sight::no("not timed in this version; /proc/locks lists who holds them"),
@@ -335,7 +342,11 @@ fn family_sight(plan: &Plan, family: Family) -> FamilySight {
             (Sight::of(&holds, readers.clone()), Sight::of(&releases, readers))
         }
     };
-    let release = release_sight(plan, family, contended_releases, with_hold);
+    let release = match family {
+        // Nothing to add by --hold.
+        Family::Futex => contended_releases,
+        _ => release_sight(plan, family, contended_releases, with_hold),
+    };
     FamilySight { family: family.name(), owner: owner_sight(plan, family, &wait), wait, hold, release }
 }
 
