@@ -127,6 +127,56 @@ int main(void)
 }
 "#;
 
+/// A runtime that generates code: one function, which calls the one that waits, and its line in perf's map.
+const JIT: &str = r#"
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static pthread_mutex_t contended = PTHREAD_MUTEX_INITIALIZER;
+static volatile int sink;
+
+__attribute__((noinline)) static void wait_for_lock(void)
+{
+	pthread_mutex_lock(&contended);
+	sink++;
+	pthread_mutex_unlock(&contended);
+}
+
+static void *calls_generated_code(void *code)
+{
+	((void (*)(void (*)(void)))code)(wait_for_lock);
+	sink++;
+	return NULL;
+}
+
+int main(void)
+{
+	/* push %rbp; mov %rsp,%rbp; call *%rdi; pop %rbp; ret */
+	static const unsigned char bytes[] = { 0x55, 0x48, 0x89, 0xe5, 0xff, 0xd7, 0x5d, 0xc3 };
+	unsigned char *code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memcpy(code + 64, bytes, sizeof bytes);
+	char name[64];
+	snprintf(name, sizeof name, "/tmp/perf-%d.map", getpid());
+	FILE *map = fopen(name, "w");
+	fprintf(map, "%lx %lx js:generated (app.js:12)\n", (unsigned long)code + 64, sizeof bytes);
+	fclose(map);
+	usleep(500000);
+	pthread_t thread;
+	pthread_mutex_lock(&contended);
+	pthread_create(&thread, NULL, calls_generated_code, code + 64);
+	usleep(500000);
+	pthread_mutex_unlock(&contended);
+	pthread_join(thread, NULL);
+	unlink(name);
+	return 0;
+}
+"#;
+
 struct Stack {
     waits: u64,
     status: String,
@@ -336,6 +386,24 @@ fn difficult_frames_are_walked_and_what_is_too_deep_is_said_to_be() {
         assert_eq!(deep.status, "incomplete", "{flags:?}");
         assert!(loss(&report, "stack_truncated") >= deep.waits, "{flags:?}");
     }
+}
+
+#[test]
+fn generated_code_is_walked_by_frame_pointers_and_named_by_the_map_its_runtime_writes() {
+    let dir = tempfile::tempdir().expect("there is room");
+    let (source, program) = (dir.path().join("jit.c"), dir.path().join("jit"));
+    std::fs::write(&source, JIT).expect("the source is writable");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-g", "-fno-optimize-sibling-calls", "-pthread", "-o"]);
+    assert!(gcc.arg(&program).arg(&source).status().expect("gcc runs").success());
+    let report = lockprof(&[], &[program.to_str().expect("UTF-8")]);
+    let stacks = futex_stacks(&report);
+    let all: Vec<_> = stacks.iter().map(|stack| &stack.functions).collect();
+    let stack = stacks.iter().find(|stack| stack.has("wait_for_lock")).expect("the wait");
+    let names: Vec<&str> = stack.functions.iter().map(String::as_str).collect();
+    let at = names.iter().position(|name| *name == "wait_for_lock").expect("it is there");
+    assert_eq!(names[at + 1..at + 3], ["js:generated (app.js:12)", "calls_generated_code"], "{all:?}");
+    assert!(stack.is_whole(), "{all:?}");
 }
 
 #[test]

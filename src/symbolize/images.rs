@@ -5,6 +5,7 @@
 //! its files may be deleted, replaced, or never have been visible in our mount namespace. A
 //! descriptor opened through `/proc/PID/map_files` outlives all of that.
 
+use super::perfmap;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -87,6 +88,8 @@ struct Process {
     latest: Vec<u64>,
     /// All that the latest snapshot has mapped, without the seams.
     mapped: Vec<Range>,
+    /// Where its runtime lists the code that it generates.
+    perf_map: Option<File>,
     /// The main thread's stack, once for each program the process has run, and other threads' stacks.
     stacks: Vec<Range>,
 }
@@ -192,6 +195,11 @@ impl Images {
         self.processes.get(&pid).is_some_and(|process| process.latest.binary_search(&mapping.start).is_ok())
     }
 
+    /// Where the process's runtime lists the code that it generated.
+    pub fn perf_map(&self, pid: u32) -> Option<&File> {
+        self.processes.get(&pid)?.perf_map.as_ref()
+    }
+
     pub fn file(&self, id: FileId) -> &File {
         &self.files[id.0 as usize]
     }
@@ -227,7 +235,11 @@ impl Images {
             stacks.retain(|known| known.end <= stack.start || stack.end <= known.start);
             stacks.push(stack);
         }
+        // Only runtimes that generate code have such mappings, and they begin the file at some time.
+        let generates_code = maps.code.iter().any(|mapping| mapping.module() == "[jit]");
+        let perf_map = known.perf_map.or_else(|| generates_code.then(|| perfmap::open(pid)).flatten());
         let process = Process {
+            perf_map,
             comm: comm.or(known.comm),
             exe: exe.or(known.exe),
             latest: maps.code.iter().map(|mapping| mapping.start).collect(),

@@ -6,6 +6,7 @@
 pub mod callsite;
 mod images;
 mod kernel;
+mod perfmap;
 mod places;
 mod realtime;
 mod user;

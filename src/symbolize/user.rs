@@ -1,6 +1,7 @@
 //! Names of user addresses, from the files that [`Images`] keeps open. One batch per file.
 
 use super::images::{FileId, Images, Mapping};
+use super::perfmap::PerfMap;
 use super::without_compiler_suffix;
 use crate::model::{Frame, Function, Space};
 use blazesym::symbolize::source::{Elf, Source};
@@ -19,6 +20,7 @@ pub struct Outcome {
 pub fn symbolize(symbolizer: &Symbolizer, frames: &mut [Frame], images: &Images) -> Outcome {
     let mut wanted: BTreeMap<FileId, Vec<u64>> = BTreeMap::new();
     let mut pending: Vec<(usize, FileId, u64)> = Vec::new();
+    let mut perf_maps: HashMap<u32, PerfMap> = HashMap::new();
     for (index, frame) in frames.iter_mut().enumerate() {
         let Some((mapping, addr)) = place(frame, images) else { continue };
         frame.module = Some(mapping.module().to_string());
@@ -28,6 +30,13 @@ pub fn symbolize(symbolizer: &Symbolizer, frames: &mut [Frame], images: &Images)
             let offset = mapping.offset_of(addr);
             wanted.entry(file).or_default().push(offset);
             pending.push((index, file, offset));
+        } else if mapping.module() == "[jit]"
+            && let Some(pid) = frame.pid
+            && let Some(file) = images.perf_map(pid)
+        {
+            let map = perf_maps.entry(pid).or_insert_with(|| PerfMap::read(file));
+            let function = |name: &str| Function { name: name.to_string(), file: None, line: None };
+            frame.functions.extend(map.name(addr).map(function));
         }
     }
 
