@@ -317,6 +317,20 @@ static __always_inline void look_at_words(volatile struct futex_call *call)
 		call->bits |= FUTEX_WORDS_GLIBC_BARRIER;
 }
 
+/* The record of a thread, new if it has none. */
+static __always_inline struct futex_wait *futex_wait_of(struct counters *c, __u32 tid)
+{
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+
+	if (wait)
+		return wait;
+	bpf_map_update_elem(&futex_waits, &tid, &zero_futex_wait, BPF_NOEXIST);
+	wait = bpf_map_lookup_elem(&futex_waits, &tid);
+	if (!wait)
+		c->lost[LOSS_FUTEX_WAITS_MAP_FULL]++;
+	return wait;
+}
+
 /* Fills `bits` and `owner` of a decoded call. */
 static __always_inline void look_at(volatile struct futex_call *call)
 {
