@@ -60,9 +60,9 @@ fn owner(bench: &Bench, op: u32, value: u32, words: &[(i32, u32)]) -> (Option<u3
     (tid, wait.site.futex.expect("every futex wait has its call"))
 }
 
-/// A tid that no thread can have (PID_MAX_LIMIT), and that of a thread that was never alive here.
+/// From PID_MAX_LIMIT on no thread has the number; the other one is just below it.
 fn nobodys() -> [u32; 2] {
-    [5 << 20, 4 << 20]
+    [4 << 20, (4 << 20) - 1]
 }
 
 const PLAIN: u32 = WAIT | PRIVATE;
@@ -193,7 +193,7 @@ fn an_owner_that_is_no_living_thread_is_not_believed() {
     for tid in [gettid(), nobodys()[0], nobodys()[1]] {
         let (found, call) = owner(&bench, PLAIN, 2, &glibc_mutex(tid));
         assert_eq!((found, call.words), (None, FutexWords::default()), "{tid}");
-        let (found, call) = owner(&bench, BITSET, 3, &rwlock(8, 8, tid));
+        let (found, call) = owner(&bench, BITSET, 3, &rwlock(8, 3, tid));
         assert_eq!((found, call.words), (None, FutexWords::default()), "{tid}");
         assert_eq!(owner(&bench, LOCK_PI | PRIVATE, 0, &[(0, tid)]).0, None);
         assert_eq!(owner(&bench, PLAIN, 0x8000_0000 | tid, &[]).0, None);
@@ -219,12 +219,12 @@ fn a_writer_owns_a_glibc_rwlock() {
     bench.is_born();
     let own = gettid();
     for value in [2, 3] {
-        let (tid, call) = owner(&bench, BITSET, value, &rwlock(8, 8, own));
+        let (tid, call) = owner(&bench, BITSET, value, &rwlock(8, 3, own));
         assert_eq!(tid, Some(own));
         assert_eq!(call.words, FutexWords { glibc_rwlock_phase: true, ..Default::default() });
     }
     // The writers' futex: two words follow that stay 0.
-    let (tid, call) = owner(&bench, BITSET, 3, &rwlock(12, 2, own));
+    let (tid, call) = owner(&bench, BITSET, 3, &rwlock(12, 3, own));
     assert_eq!(tid, Some(own));
     assert_eq!(call.words, FutexWords { glibc_rwlock_writers: true, ..Default::default() });
 }
@@ -296,7 +296,7 @@ fn words_of_conditions_semaphores_barriers_and_rust_rwlocks_set_their_flags() {
     let of = |op, value, words: &[(i32, u32)]| flags(&bench, op, value, words);
     let none = FutexWords::default();
     let cond = FutexWords { glibc_cond: true, ..none };
-    // pthread_cond_t: __wrefs at 36, the futexes at 40 and 44.
+    // pthread_cond_t: __wrefs, and then the two futexes.
     assert_eq!(of(BITSET, 0, &[(-4, 8)]), cond);
     assert_eq!(of(BITSET, 4, &[(-8, 3 << 3 | 1)]), cond);
     let sem = FutexWords { glibc_sem: true, ..none };
@@ -342,7 +342,8 @@ fn words_of_none_set_no_flags() {
             "{op:#x} {value} {words:?}: {found:?}"
         );
     }
-    let timed = Memory::new(&[(-4, 0x8000_0001)]).call(WAIT_BITSET | PRIVATE, 6).timed();
+    let rust = Memory::new(&[(-4, 0x8000_0001)]);
+    let timed = rust.call(WAIT_BITSET | PRIVATE, 6).timed();
     assert_eq!(read(&bench, timed).words, FutexWords::default(), "a Rust rwlock has no timeout");
 }
 

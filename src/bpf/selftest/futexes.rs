@@ -630,6 +630,30 @@ fn without_the_kernels_word_the_latest_waker_was_it() {
 
 #[test]
 #[ignore = "needs root"]
+fn where_the_kernel_tells_who_woke_whom_nobody_guesses() {
+    let mut plan = tracepoint_plan();
+    // Not loaded: it has no tracepoint.
+    plan.hooks.push(Hook { function: "futex_wake_mark", ..plan.hooks[0].clone() });
+    let facts = Facts::gather(&[], &[]).expect("facts");
+    let targets = Targets::Pids(vec![std::process::id()]);
+    let (bench, words) = (Bench::load(alone(), &plan, &facts, &settings(64, targets)), words());
+    let [word, pi] = addresses(&words);
+    let futexes = bench.futexes();
+    futexes.begin(mutex(word));
+    futexes.elsewhere(|other| other.release(word));
+    futexes.end(0);
+    assert!(bench.capture().releasers.is_empty(), "it woke another thread, or none");
+    // The rt_mutex hands a PI lock over, and not the futex's code.
+    let pi = Call::new(pi, LOCK_PI | PRIVATE, 0);
+    futexes.begin(pi);
+    futexes.elsewhere(|other| other.release_of(pi.uaddr, LockKind::FutexPi, 1));
+    sleep();
+    futexes.end(0);
+    assert_eq!(bench.capture().releasers.len(), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_wake_of_something_unknown_has_no_older_wakes_stack() {
     let (bench, words) = (Bench::new(64), words());
     let [word, parked, unknown] = addresses(&words);
