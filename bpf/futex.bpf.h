@@ -350,7 +350,9 @@ static __always_inline void look_at(volatile struct futex_call *call)
 		thread = find_thread(call->candidate, !(call->op & FUTEX_PRIVATE));
 		if (thread) {
 			call->bits |= call->if_it_lives;
-			if (call->if_it_lives != VALUE_THREAD << FUTEX_VALUE_SHIFT)
+			/* EBUSY is 16: in a container there may be such a thread. */
+			if (call->if_it_lives != VALUE_THREAD << FUTEX_VALUE_SHIFT &&
+			    value_class(call->value) != VALUE_MUSL_BUSY)
 				owner_is_thread((void *)&call->owner, thread);
 		}
 	}

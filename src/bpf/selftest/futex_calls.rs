@@ -274,6 +274,20 @@ fn the_word_of_a_pi_robust_or_ceiling_mutex_says_who_owns_it() {
 
 #[test]
 #[ignore = "needs root"]
+fn thread_16_does_not_own_every_busy_musl_mutex() {
+    let mut bench = Bench::new(64);
+    for tid in [16, 17] {
+        let thread = TargetThread { tid_in_namespace: tid, ..own_thread() };
+        bench.tracer.remember_thread(&thread).expect("there is room");
+    }
+    let [busy, owned] = [0x8000_0010, 0x8000_0011].map(|value| owner(&bench, PLAIN, value, &[]));
+    // Which of the two it is the C library tells.
+    assert_eq!([busy.1.value, owned.1.value], [FutexValue::OwnedByThread; 2]);
+    assert_eq!([busy.0, owned.0], [None, Some(gettid())]);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn what_waited_for_a_thread_counts_for_its_owner() {
     let bench = Bench::new(64);
     bench.is_born();
