@@ -319,6 +319,20 @@ static __always_inline void look_at_words(volatile struct futex_call *call)
 		call->bits |= FUTEX_WORDS_GLIBC_BARRIER;
 }
 
+/* The record of a thread, new if it has none. */
+static __always_inline struct futex_wait *futex_wait_of(struct counters *c, __u32 tid)
+{
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
+
+	if (wait)
+		return wait;
+	bpf_map_update_elem(&futex_waits, &tid, &zero_futex_wait, BPF_NOEXIST);
+	wait = bpf_map_lookup_elem(&futex_waits, &tid);
+	if (!wait)
+		c->lost[LOSS_FUTEX_WAITS_MAP_FULL]++;
+	return wait;
+}
+
 /* Fills `bits` and `owner` of a decoded call. */
 static __always_inline void look_at(volatile struct futex_call *call)
 {
@@ -338,7 +352,9 @@ static __always_inline void look_at(volatile struct futex_call *call)
 		thread = find_thread(call->candidate, !(call->op & FUTEX_PRIVATE));
 		if (thread) {
 			call->bits |= call->if_it_lives;
-			if (call->if_it_lives != VALUE_THREAD << FUTEX_VALUE_SHIFT)
+			/* EBUSY is 16: in a container there may be such a thread. */
+			if (call->if_it_lives != VALUE_THREAD << FUTEX_VALUE_SHIFT &&
+			    value_class(call->value) != VALUE_MUSL_BUSY)
 				owner_is_thread((void *)&call->owner, thread);
 		}
 	}

@@ -100,6 +100,15 @@ static __always_inline void remember_hold(struct counters *c, struct futex_wait 
 	c->lost[LOSS_FUTEX_HOLDS_TOO_DEEP]++;
 }
 
+/* Who waits for a lock does not hold it: its release was not seen, or it never had it. */
+static __always_inline void forget_hold(struct futex_wait *wait, __u64 uaddr)
+{
+	for (int i = 0; i < MAX_FUTEX_HOLDS; i++) {
+		if (wait->held[i].addr == uaddr)
+			wait->held[i].addr = 0;
+	}
+}
+
 static __always_inline void count_release(struct counters *c, const struct futex_wait *wait,
 					  __u32 wakee_tid)
 {
@@ -125,7 +134,7 @@ static __always_inline void count_release(struct counters *c, const struct futex
 }
 
 /* The wait has ended, and nothing more will be added to it. `acquired`: it may hold the lock now. */
-static __always_inline void settle(struct counters *c, struct futex_wait *wait, __u32 tid)
+static __always_inline void settle(struct counters *c, struct futex_wait *wait)
 {
 	struct lock_stats *lock;
 
@@ -139,25 +148,8 @@ static __always_inline void settle(struct counters *c, struct futex_wait *wait, 
 			__sync_fetch_and_add(&lock->begun_unowned, 1);
 		else if (wait->owner.state == OWNER_READERS)
 			__sync_fetch_and_add(&lock->begun_read_owned, 1);
-		if (!lock->waiter_tid)
-			lock->waiter_tid = tid;
-		else if (lock->waiter_tid != tid)
-			lock->several_waiters = 1;
 	}
 	wait->begin_ns = 0;
-}
-
-static __always_inline struct futex_wait *futex_wait_of(struct counters *c, __u32 tid)
-{
-	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
-
-	if (wait)
-		return wait;
-	bpf_map_update_elem(&futex_waits, &tid, &zero_futex_wait, BPF_NOEXIST);
-	wait = bpf_map_lookup_elem(&futex_waits, &tid);
-	if (!wait)
-		c->lost[LOSS_FUTEX_WAITS_MAP_FULL]++;
-	return wait;
 }
 
 /* Of a lock each timed attempt is one of its own. */
@@ -195,39 +187,20 @@ static __always_inline bool continues(const struct futex_wait *wait, __u64 uaddr
 	return false;
 }
 
-/*
- * A wait begins; 1: its stack is wanted. `uaddr`, `value`: as the hooked function got them, for waits that are
- * restarted after a signal, whose call is not in the registers; 0: only the registers are known.
- */
-__noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
+/* The call in this thread's record begins; 1: its stack is wanted. */
+__noinline int futex_begin_call(void)
 {
 	__u32 tid = bpf_get_current_pid_tgid(), tgid = bpf_get_current_pid_tgid() >> 32;
+	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
 	struct counters *c = this_cpu_counters();
 	volatile struct futex_call *call;
-	struct syscall syscall = {};
 	struct lock_stats *lock;
-	struct futex_wait *wait;
 	__u64 now;
 
-	if (!c)
-		return 0;
-	wait = futex_wait_of(c, tid);
-	if (!wait)
+	if (!c || !wait)
 		return 0;
 	now = bpf_ktime_get_ns();
 	call = &wait->call;
-	read_syscall((void *)regs, &syscall);
-	call->sp = syscall.sp;
-	call->thread_pointer = thread_pointer();
-	if (!decode_futex_call(&syscall, call)) {
-		/* A restarted call, or the tracepoint's caller was wrong. */
-		if (!uaddr)
-			return 0;
-		call->uaddr = uaddr;
-		call->value = value;
-		call->op = FUTEX_OP_UNKNOWN;
-		call->timeout = 0;
-	}
 	if (wait->begin_ns && !wait->end_ns) {
 		/* One function that waits calls another that is hooked. */
 		if (wait->uaddr == call->uaddr && !wait->from_before)
@@ -237,6 +210,7 @@ __noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
 		wait->begin_ns = 0;
 	}
 	look_at(call);
+	forget_hold(wait, call->uaddr);
 
 	if (wait->begin_ns) {
 		if (continues(wait, call->uaddr, call->bits, now)) {
@@ -249,8 +223,8 @@ __noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
 				__sync_fetch_and_add(&lock->waiting, 1);
 			return 0;
 		}
-		settle(c, wait, tid);
-		if (wait->outcome == ACQUIRED &&
+		settle(c, wait);
+		if (wait->outcome == ACQUIRED && wait->uaddr != call->uaddr &&
 		    releases_by_wake(wait->site.lock.kind, wait->site.futex))
 			remember_hold(c, wait);
 	}
@@ -274,10 +248,47 @@ __noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
 	__builtin_memcpy(&wait->owner, (void *)&call->owner, sizeof(wait->owner));
 	bpf_get_current_comm(wait->comm, sizeof(wait->comm));
 	lock = lock_stats_if_room(&wait->site.lock);
-	if (lock)
+	if (lock) {
 		__sync_fetch_and_add(&lock->waiting, 1);
+		if (!lock->waiter_tid)
+			lock->waiter_tid = tid;
+		else if (lock->waiter_tid != tid)
+			lock->several_waiters = 1;
+	}
 	*(volatile __u64 *)&wait->begin_ns = now;
 	return 1;
+}
+
+/*
+ * A wait begins; 1: its stack is wanted. `uaddr`, `value`: as the hooked function got them, for waits that are
+ * restarted after a signal, whose call is not in the registers; 0: only the registers are known.
+ */
+__noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
+{
+	struct counters *c = this_cpu_counters();
+	volatile struct futex_call *call;
+	struct syscall syscall = {};
+	struct futex_wait *wait;
+
+	if (!c)
+		return 0;
+	wait = futex_wait_of(c, bpf_get_current_pid_tgid());
+	if (!wait)
+		return 0;
+	call = &wait->call;
+	read_syscall((void *)regs, &syscall);
+	call->sp = syscall.sp;
+	call->thread_pointer = thread_pointer();
+	if (!decode_futex_call(&syscall, call)) {
+		/* A restarted call, or the tracepoint's caller was wrong. */
+		if (!uaddr)
+			return 0;
+		call->uaddr = uaddr;
+		call->value = value;
+		call->op = FUTEX_OP_UNKNOWN;
+		call->timeout = 0;
+	}
+	return futex_begin_call();
 }
 
 __noinline int futex_has_stack(__u64 stack)
@@ -389,11 +400,12 @@ __noinline int futex_release(__u64 uaddr, __u32 kind, __u32 wake)
 		return 0;
 	if (wait) {
 		now = bpf_ktime_get_ns();
+		wait->wake_has_stack = 0;
 		if (wait->begin_ns && wait->end_ns && wait->uaddr == uaddr) {
 			if (wait->outcome == ACQUIRED &&
 			    releases_by_wake(wait->site.lock.kind, wait->site.futex))
 				add_hold(lock, now - wait->end_ns);
-			settle(c, wait, tid);
+			settle(c, wait);
 		}
 		for (int i = 0; i < MAX_FUTEX_HOLDS; i++) {
 			if (wait->held[i].addr != uaddr)
@@ -433,6 +445,7 @@ __noinline int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack)
 	if (!wait || !lock)
 		return 0;
 	wait->wake_stack = stack;
+	wait->wake_has_stack = 1;
 	lock->waker_tid = tid;
 	return 0;
 }
@@ -453,7 +466,7 @@ __noinline int futex_wakes(__u32 wakee_tid)
 	wakee->waker.tgid = id >> 32;
 	wakee->waker.stack = STACK_NOT_TAKEN;
 	/* The stack is that of this system call; a thread that exits makes none. */
-	if (waker && waker->wake_stack && !(BPF_CORE_READ(task, flags) & PF_EXITING))
+	if (waker && waker->wake_has_stack && !(BPF_CORE_READ(task, flags) & PF_EXITING))
 		wakee->waker.stack = waker->wake_stack;
 	bpf_get_current_comm(wakee->waker.comm, sizeof(wakee->waker.comm));
 	return 0;
@@ -468,7 +481,7 @@ __noinline int futex_thread_exits(void)
 	if (!c || !wait)
 		return 0;
 	if (wait->begin_ns && wait->end_ns) {
-		settle(c, wait, tid);
+		settle(c, wait);
 	} else if (wait->begin_ns) {
 		waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
 		c->lost[LOSS_UNPAIRED_BEGIN]++;

@@ -407,8 +407,9 @@ struct futex_wait {
 	struct owner owner;
 	/* Who woke it, if anybody did. */
 	struct futex_waker waker;
-	/* Where this thread woke others last. */
+	/* Where this thread woke others last, and whether that was in its latest wake. */
 	__u64 wake_stack;
+	__u64 wake_has_stack;
 	char comm[16];
 	struct futex_hold held[MAX_FUTEX_HOLDS];
 	struct futex_call call;

@@ -3,6 +3,7 @@
  * Entry points for BPF_PROG_TEST_RUN: what the hooks do, without a hook. Never attached; loaded by
  * src/bpf/selftest/ only.
  */
+#include "futex.bpf.h"
 #include "hold.bpf.h"
 #include "owner.bpf.h"
 #include "release.bpf.h"
@@ -74,6 +75,87 @@ int owner__selftest(struct bpf_raw_tracepoint_args *ctx)
 
 	if (c)
 		owned_by(c, &lock, &owner);
+	return 0;
+}
+
+/* futexes.bpf.c */
+extern int futex_begin_call(void);
+extern int futex_has_stack(__u64 stack);
+extern int futex_leave(__u64 ret);
+extern int futex_restarts(void);
+extern int futex_release(__u64 uaddr, __u32 kind, __u32 wake);
+extern int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack);
+extern int futex_wakes(__u32 wakee_tid);
+
+enum {
+	SELFTEST_FUTEX_BEGIN,
+	SELFTEST_FUTEX_END,
+	SELFTEST_FUTEX_RELEASE,
+	SELFTEST_FUTEX_WAKES,
+	SELFTEST_FUTEX_RESTARTS,
+	SELFTEST_FUTEX_EXITS,
+};
+
+/* (…, uaddr, op, value, sp, thread pointer, timeout, compat): what futex_enter() decodes from the registers. */
+static __always_inline int futex_selftest_begins(struct bpf_raw_tracepoint_args *ctx,
+						 struct counters *c, __u64 id)
+{
+	struct futex_wait *wait = futex_wait_of(c, id);
+	volatile struct futex_call *call;
+
+	if (!wait)
+		return 0;
+	call = &wait->call;
+	call->uaddr = ctx->args[1];
+	call->op = ctx->args[2];
+	call->value = ctx->args[3];
+	call->sp = ctx->args[4];
+	call->thread_pointer = ctx->args[5];
+	call->timeout = ctx->args[6];
+	call->compat = ctx->args[7];
+	if (futex_begin_call())
+		futex_has_stack(user_stack(ctx, c, id >> 32, SCRATCH_TASK));
+	return 0;
+}
+
+/* By the thread that runs it: (BEGIN, …), (END, ret), (RELEASE, uaddr, kind, wake), (WAKES, tid), … */
+SEC("?raw_tp/selftest")
+int futex__selftest(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u64 id = bpf_get_current_pid_tgid(), first = ctx->args[1];
+	struct counters *c = this_cpu_counters();
+	__u32 kind = ctx->args[2];
+
+	if (!c)
+		return 0;
+	switch (ctx->args[0]) {
+	case SELFTEST_FUTEX_BEGIN:
+		return futex_selftest_begins(ctx, c, id);
+	case SELFTEST_FUTEX_END:
+		return futex_leave(first);
+	case SELFTEST_FUTEX_RELEASE:
+		if (futex_release(first, kind, ctx->args[3]))
+			futex_release_has_stack(first, kind,
+						user_stack(ctx, c, id >> 32, SCRATCH_TASK));
+		return 0;
+	case SELFTEST_FUTEX_WAKES:
+		return futex_wakes(first);
+	case SELFTEST_FUTEX_RESTARTS:
+		return futex_restarts();
+	case SELFTEST_FUTEX_EXITS:
+		return futex_thread_exits();
+	}
+	return 0;
+}
+
+/* A thread of a target is born: whoever runs this. */
+SEC("?raw_tp/selftest")
+int thread__selftest(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct counters *c = this_cpu_counters();
+
+	if (c)
+		remember_thread(c, (void *)bpf_get_current_task());
 	return 0;
 }
 

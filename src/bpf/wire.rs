@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn records_have_the_size_the_c_side_asserts() {
         assert_eq!(size_of::<types::site_key>(), 40);
-        assert_eq!(size_of::<types::futex_wait>(), 400);
+        assert_eq!(size_of::<types::futex_wait>(), 408);
         assert_eq!(size_of::<types::site_stats>(), 56);
         assert_eq!(size_of::<types::lock_stats>(), 2336);
         assert_eq!(size_of::<types::wait>(), 120);

@@ -597,7 +597,7 @@ fn totals_keep_the_classes_apart() {
     classify(&mut profile, &runtimes(GLIBC));
     let totals =
         [FutexClass::Lock, FutexClass::Idle, FutexClass::Once].map(|class| profile.weight_ns_of(class));
-    assert_eq!(totals, [1000 + 7, 1050, 0]);
+    assert_eq!(totals, [1000 + 3 * 7, 1050, 0], "a kernel lock is a lock");
 }
 
 #[test]
@@ -669,7 +669,7 @@ fn locks_on_the_heap_are_one_row_for_each_call_site_and_process() {
     let mut heavy = at(0x3000, PID, Some("insert"), Some(LockPlace::Heap));
     heavy.wait.merge(&wait_of(1, 1));
     let mut profile = profile(vec![
-        at(0x1000, PID, Some("insert"), None),
+        at(0x1000, PID, Some("insert"), Some(LockPlace::Heap)),
         at(0x2000, PID, Some("insert"), Some(LockPlace::Heap)),
         heavy,
         at(0x4000, PID, Some("remove"), Some(LockPlace::Heap)),
@@ -677,15 +677,16 @@ fn locks_on_the_heap_are_one_row_for_each_call_site_and_process() {
         at(0x6000, PID, Some("insert"), Some(LockPlace::Stack)),
         at(0x7000, PID, None, None),
         at(0x8000, PID, None, None),
+        at(0x9000, PID, Some("insert"), None),
     ]);
     classify(&mut profile, &runtimes(GLIBC));
     let mut rows: Vec<_> =
         profile.locks.iter().map(|lock| (lock.addr, lock.addresses, lock.wait.contended)).collect();
     rows.sort();
-    let singles = [0x4000, 0x5000, 0x6000, 0x7000, 0x8000].map(|addr| (addr, 1, 10));
+    let singles = [0x4000, 0x5000, 0x6000, 0x7000, 0x8000, 0x9000].map(|addr| (addr, 1, 10));
     let mut expected = vec![(0x3000, 3, 31)];
     expected.extend(singles);
-    assert_eq!(rows, expected, "an unknown call site is no identity");
+    assert_eq!(rows, expected, "unknown call sites and places are no identity");
     assert_eq!(profile.locks[0].place, Some(LockPlace::Heap));
 }
 

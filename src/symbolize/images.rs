@@ -548,7 +548,7 @@ not a mapping
         let code: Vec<u64> = maps.code.iter().map(|mapping| mapping.start).collect();
         assert_eq!(code, [0x1000, 0xc000]);
         assert_eq!(maps.mapped, [0x1000..0x4000, 0x8000..0xa000, 0xc000..0xd000, 0xf000..0x11000]);
-        assert_eq!(maps.stacks, [0xf000..0x11000]);
+        assert_eq!((maps.stacks.len(), maps.stacks[0].clone()), (1, 0xf000..0x11000));
     }
 
     #[test]

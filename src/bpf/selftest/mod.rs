@@ -2,6 +2,8 @@
 //! one test per loss that BPF counts. Needs root: `cargo test --lib -- --ignored`.
 
 mod files;
+mod futex_calls;
+mod futexes;
 mod holds;
 mod releases;
 mod spins;
@@ -161,7 +163,7 @@ impl Bench {
 /// BPF_PROG_TEST_RUN of a raw tracepoint program: 5.10 and later.
 fn run(program: RawFd, args: &[u64]) {
     // Room for every argument any of the programs looks at.
-    let mut context = [0u64; 6];
+    let mut context = [0u64; 8];
     context[..args.len()].copy_from_slice(args);
     let mut opts = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
