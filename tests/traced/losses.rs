@@ -64,34 +64,3 @@ fn children_beyond_the_room_for_targets_are_counted() {
     let report = Profiler::start(&["-M", "2", "--", "sh", "-c", script]).finish();
     assert!(report.loss("targets_map_full") > 0, "{}", report.table);
 }
-
-/// The child of the test below: a futex call through the 32-bit entry, which wakes nobody.
-#[test]
-#[ignore = "run by futexes_of_32_bit_programs_are_counted"]
-#[cfg(target_arch = "x86_64")]
-fn calls_futex_through_int80() {
-    // SAFETY: system call 240 of the 32-bit table is futex; FUTEX_WAKE of address 0 is EFAULT.
-    unsafe {
-        std::arch::asm!(
-            "push rbx", "xor ebx, ebx", "int 0x80", "pop rbx",
-            inout("eax") 240 => _, in("ecx") 1, in("edx") 1, in("esi") 0, in("edi") 0,
-        );
-    }
-}
-
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn futexes_of_32_bit_programs_are_counted() {
-    let this = std::env::current_exe().expect("a path").display().to_string();
-    let child = ["--", &this, "--ignored", "--exact", "losses::calls_futex_through_int80"];
-    let report = Profiler::start(&child).finish();
-    let by_syscalls = report.json["plan"]
-        .as_array()
-        .expect("plan")
-        .iter()
-        .any(|hook| hook["function"] == "sys_enter" && hook["backend"] == "tracepoint");
-    // A kernel without CONFIG_IA32_EMULATION kills the child; then nobody calls futex that way.
-    let possible = report.status.success();
-    assert!(possible || only_tracepoints(), "Debian's kernels run 32-bit programs");
-    assert_eq!(report.loss("compat_futex") > 0, by_syscalls && possible, "{}", report.table);
-}

@@ -9,6 +9,7 @@ mod support;
 
 mod coverage;
 mod families;
+mod futexes;
 mod hold;
 mod life;
 mod losses;
