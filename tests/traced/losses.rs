@@ -19,7 +19,7 @@ fn full_maps_are_counted_and_shown() {
     let contended: u64 = report.locks("futex").iter().map(|lock| number(lock, "contended")).sum();
     let made: u64 =
         truth["locks"].as_array().expect("locks").iter().map(|row| number(row, "contended")).sum();
-    let lost = report.loss("sites_map_full") + report.loss("waits_map_full") + report.skipped_runs();
+    let lost = report.loss("sites_map_full") + report.loss("futex_waits_map_full") + report.skipped_runs();
     assert!(contended + lost >= made, "{contended} counted, {lost} lost, {made} made");
 }
 
@@ -30,7 +30,7 @@ fn more_threads_waiting_than_there_is_room_for_are_counted() {
         &["-M", "4"],
     );
     if should_see(Family::Futex) {
-        assert!(report.loss("waits_map_full") > 0, "{}", report.table);
+        assert!(report.loss("futex_waits_map_full") > 0, "{}", report.table);
         assert!(report.loss("unpaired_end") > 0, "ends without a begin are counted too");
     }
 }
