@@ -131,8 +131,21 @@ pub fn should_see(family: Family) -> bool {
 /// The function that wakes is hooked, or the system call is seen.
 pub fn should_see_wakes(futex_kind: &str) -> bool {
     // 5.10's futex_unlock_pi is inlined.
-    let pi_is_seen = method() == Method::Tracepoint || only_tracepoints() || kernel() >= (5, 16);
-    should_see(Family::Futex) && (futex_kind != "PI mutex" || pi_is_seen)
+    futex_kind != "PI mutex" || !hooks_old_futex_functions()
+}
+
+/// 5.10's functions, where they are what is hooked, show less: futex_wait_requeue_pi is a copy without its name.
+pub fn should_see_futex(scenario: &str) -> bool {
+    scenario != "raw-requeue-pi" || !hooks_old_futex_functions()
+}
+
+/// There futex_wake_op is inlined: who wakes is seen, not from where.
+pub fn should_see_where_wakes_come_from(scenario: &str) -> bool {
+    scenario != "raw-wake-op" || !hooks_old_futex_functions()
+}
+
+fn hooks_old_futex_functions() -> bool {
+    !only_tracepoints() && method() != Method::Tracepoint && kernel() < (5, 16)
 }
 
 /// Whether releases of contended locks of a kind are seen without --hold, by what kallsyms of the matrix say.
