@@ -81,20 +81,18 @@ const RUST: [&str; 14] = [
 ];
 
 /// What a guest runs of them, unless LOCKPROF_VM_ALL asks for all: at least one of each call, of each side and of
-/// each way to find an owner. What user space makes of the words does not depend on the kernel.
+/// each way to find an owner. Timeouts of 50 ms are over there before anybody has seen the waiter. What user space makes of the words does not depend on the kernel.
 const IN_GUESTS: [(&str, &[&str]); 4] = [
     (
         "futexes-c",
         &[
             "mutex",
-            "mutex-timed-out",
             "mutex-robust",
             "mutex-pi",
             "mutex-heap",
             "mutex-stack",
             "rwlock-read",
             "rwlock-write-behind-reader",
-            "cond-timed-out",
             "mix",
             "once",
             "raw-futex2",
@@ -269,7 +267,7 @@ fn are_classified<'m, 'r>(
 }
 
 /// What waited for a lock, by number and time; of the rest, that it is there.
-fn are_counted(report: &Report, row: &Value, mine: &[&Value]) {
+fn are_counted(report: &Report, shape: &Value, row: &Value, mine: &[&Value]) {
     if row["class"] != "lock" || mine.is_empty() {
         return;
     }
@@ -297,7 +295,14 @@ fn are_counted(report: &Report, row: &Value, mine: &[&Value]) {
             shortest_ns: extreme("wait_min_ns"),
             longest_ns: extreme("wait_max_ns"),
         };
-        assert_close(number(lock, total), number(lock, count), &truth, &format!("{total} of {row}"));
+        let (got, waits) = (number(lock, total), number(lock, count));
+        if in_guest() {
+            // The waiter reads its clock when it runs again, on one busy processor: later by any time.
+            let least = waits * number(shape, "hold_ns");
+            assert!((least..=truth.total_ns).contains(&got), "{total} is {got}, {least} at least: {row}");
+            continue;
+        }
+        assert_close(got, waits, &truth, &format!("{total} of {row}"));
     }
 }
 
@@ -427,7 +432,7 @@ fn agrees(made: &[Made], report: &Report) {
     let found = are_classified(made, report);
     for (made, row, mine) in &found {
         if sees_where_wakes_come_from(made) {
-            are_counted(report, row, mine);
+            are_counted(report, &made.truth, row, mine);
         } else {
             // Without the wake between them, two waits of one thread look like a wait and its retry.
             let waits = sum(mine, "contended");
@@ -555,7 +560,7 @@ fn locks_in_shared_memory_are_one_and_a_pool_is_idle() {
         .map(|(i, truth)| Made { program: if i < 4 { "futexes-c" } else { "futexes-musl" }.into(), truth })
         .collect();
     for (made, row, mine) in are_classified(&made, &report) {
-        are_counted(&report, row, &mine);
+        are_counted(&report, &made.truth, row, &mine);
         has_the_owner(&report, row, &mine);
         if row["processes"] != true {
             continue;
