@@ -19,7 +19,7 @@ fn full_maps_are_counted_and_shown() {
     let contended: u64 = report.locks("futex").iter().map(|lock| number(lock, "contended")).sum();
     let made: u64 =
         truth["locks"].as_array().expect("locks").iter().map(|row| number(row, "contended")).sum();
-    let lost = report.loss("sites_map_full") + report.loss("waits_map_full") + report.skipped_runs();
+    let lost = report.loss("sites_map_full") + report.loss("futex_waits_map_full") + report.skipped_runs();
     assert!(contended + lost >= made, "{contended} counted, {lost} lost, {made} made");
 }
 
@@ -30,7 +30,7 @@ fn more_threads_waiting_than_there_is_room_for_are_counted() {
         &["-M", "4"],
     );
     if should_see(Family::Futex) {
-        assert!(report.loss("waits_map_full") > 0, "{}", report.table);
+        assert!(report.loss("futex_waits_map_full") > 0, "{}", report.table);
         assert!(report.loss("unpaired_end") > 0, "ends without a begin are counted too");
     }
 }
@@ -63,35 +63,4 @@ fn children_beyond_the_room_for_targets_are_counted() {
     let script = "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait";
     let report = Profiler::start(&["-M", "2", "--", "sh", "-c", script]).finish();
     assert!(report.loss("targets_map_full") > 0, "{}", report.table);
-}
-
-/// The child of the test below: a futex call through the 32-bit entry, which wakes nobody.
-#[test]
-#[ignore = "run by futexes_of_32_bit_programs_are_counted"]
-#[cfg(target_arch = "x86_64")]
-fn calls_futex_through_int80() {
-    // SAFETY: system call 240 of the 32-bit table is futex; FUTEX_WAKE of address 0 is EFAULT.
-    unsafe {
-        std::arch::asm!(
-            "push rbx", "xor ebx, ebx", "int 0x80", "pop rbx",
-            inout("eax") 240 => _, in("ecx") 1, in("edx") 1, in("esi") 0, in("edi") 0,
-        );
-    }
-}
-
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn futexes_of_32_bit_programs_are_counted() {
-    let this = std::env::current_exe().expect("a path").display().to_string();
-    let child = ["--", &this, "--ignored", "--exact", "losses::calls_futex_through_int80"];
-    let report = Profiler::start(&child).finish();
-    let by_syscalls = report.json["plan"]
-        .as_array()
-        .expect("plan")
-        .iter()
-        .any(|hook| hook["function"] == "sys_enter" && hook["backend"] == "tracepoint");
-    // A kernel without CONFIG_IA32_EMULATION kills the child; then nobody calls futex that way.
-    let possible = report.status.success();
-    assert!(possible || only_tracepoints(), "Debian's kernels run 32-bit programs");
-    assert_eq!(report.loss("compat_futex") > 0, by_syscalls && possible, "{}", report.table);
 }

@@ -10,6 +10,7 @@ mod support;
 mod coverage;
 mod early;
 mod families;
+mod futexes;
 mod hold;
 mod life;
 mod losses;

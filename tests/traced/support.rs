@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,27 @@ pub fn workload_path() -> PathBuf {
     let path = lockprof_path().with_file_name("examples").join("lockprof-workload");
     assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
     path
+}
+
+/// A program of tests/futexes; beside the workload, and built once where this is no copy for guests.
+pub fn futexes_path(program: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    let dir = lockprof_path().with_file_name("examples");
+    if !in_guest() {
+        BUILT.get_or_init(|| {
+            let build = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/futexes/build");
+            let status = Command::new(build).arg(&dir).status().expect("a shell script runs");
+            assert!(status.success(), "{build} fails");
+        });
+    }
+    let path = dir.join(program);
+    assert!(path.exists(), "{} is missing: tests/vm/binaries", path.display());
+    path
+}
+
+/// Copies of everything, on a kernel of tests/vm.
+pub fn in_guest() -> bool {
+    std::env::var_os("LOCKPROF_BIN").is_some()
 }
 
 /// A path for one output file; tests run in one process and in guests whose root is read-only.
@@ -106,6 +128,26 @@ pub fn should_see(family: Family) -> bool {
     }
 }
 
+/// The function that wakes is hooked, or the system call is seen.
+pub fn should_see_wakes(futex_kind: &str) -> bool {
+    // 5.10's futex_unlock_pi is inlined.
+    futex_kind != "PI mutex" || !hooks_old_futex_functions()
+}
+
+/// 5.10's functions, where they are what is hooked, show less: futex_wait_requeue_pi is a copy without its name.
+pub fn should_see_futex(scenario: &str) -> bool {
+    scenario != "raw-requeue-pi" || !hooks_old_futex_functions()
+}
+
+/// There futex_wake_op is inlined: who wakes is seen, not from where.
+pub fn should_see_where_wakes_come_from(scenario: &str) -> bool {
+    scenario != "raw-wake-op" || !hooks_old_futex_functions()
+}
+
+fn hooks_old_futex_functions() -> bool {
+    !only_tracepoints() && method() != Method::Tracepoint && kernel() < (5, 16)
+}
+
 /// Whether releases of contended locks of a kind are seen without --hold, by what kallsyms of the matrix say.
 pub fn should_see_releases(kind: &str) -> bool {
     // All of them exist under a name like rwsem_wake.isra.0 only, which fentry does not find.
@@ -128,7 +170,12 @@ pub struct Workload {
 
 impl Workload {
     pub fn gated(args: &[&str]) -> Workload {
-        let mut child = Command::new(workload_path())
+        Workload::gated_program(&workload_path(), args)
+    }
+
+    /// Any program that speaks the workload's protocol.
+    pub fn gated_program(program: &Path, args: &[&str]) -> Workload {
+        let mut child = Command::new(program)
             .args(args)
             .arg("--gate")
             .stdin(Stdio::piped())
@@ -271,6 +318,13 @@ impl Report {
     /// What the workload said, where it was lockprof's command and shared its standard output.
     pub fn truth(&self) -> Value {
         read_event(&mut self.table.as_bytes(), "truth")
+    }
+
+    /// The same of several workloads.
+    pub fn truths(&self) -> Vec<Value> {
+        let lines = self.table.lines().filter(|line| line.starts_with('{'));
+        let events = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.filter(|event| event["event"] == "truth").collect()
     }
 
     /// The futex the workload made contended: not its main thread's join, which waits for longer.
