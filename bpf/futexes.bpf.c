@@ -138,6 +138,8 @@ static __always_inline void settle(struct counters *c, struct futex_wait *wait)
 {
 	struct lock_stats *lock;
 
+	if (wait->from_before && cfg.have_wake_mark && wait->waker.tid)
+		count_release(c, wait, bpf_get_current_pid_tgid());
 	c->events[WAITS_ENDED]++;
 	account(c, &wait->site, wait->end_ns - wait->begin_ns, 0, wait->outcome != ACQUIRED);
 	if (wait->owner.state == OWNER_TASK)
@@ -469,6 +471,12 @@ __noinline int futex_wakes(__u32 wakee_tid)
 	if (waker && waker->wake_has_stack && !(BPF_CORE_READ(task, flags) & PF_EXITING))
 		wakee->waker.stack = waker->wake_stack;
 	bpf_get_current_comm(wakee->waker.comm, sizeof(wakee->waker.comm));
+	if (wakee->from_before) {
+		/* Neither fexit nor a return probe comes for a call that was entered before it was there. */
+		waiter_leaves(bpf_map_lookup_elem(&locks, &wakee->site.lock));
+		wakee->outcome = ACQUIRED;
+		wakee->end_ns = bpf_ktime_get_ns();
+	}
 	return 0;
 }
 

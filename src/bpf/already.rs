@@ -92,7 +92,11 @@ impl Tracer {
                 self.count_wait_without_room();
                 Ok(())
             }
-            result => result.context("Failed to write the map of futex waits"),
+            Err(err) => Err(err).context("Failed to write the map of futex waits"),
+            Ok(()) => {
+                self.count_early_wait(1);
+                Ok(())
+            }
         }
     }
 
@@ -102,8 +106,10 @@ impl Tracer {
         let maps = &self.skel().maps;
         let Ok(Some(bytes)) = maps.futex_waits.lookup(&key, MapFlags::ANY) else { return };
         // Meanwhile it may wait for something else, which the hooks saw.
-        if super::wire::read::<types::futex_wait>(&bytes).from_before != 0 {
-            let _ = maps.futex_waits.delete(&key);
+        if super::wire::read::<types::futex_wait>(&bytes).from_before != 0
+            && maps.futex_waits.delete(&key).is_ok()
+        {
+            self.count_early_wait(-1);
         }
     }
 

@@ -72,6 +72,7 @@ impl Tracer {
             wire::add_counters(&mut counters, &wire::read(&cpu));
         }
         capture.events = wire::event_counts(&counters, self.hooks_attached());
+        capture.events.waits_begun += self.early_waits();
         self.add_early_losses(&mut counters);
         capture.losses = wire::losses(&counters);
         capture.losses.extend(self.misses());

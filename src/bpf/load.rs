@@ -83,6 +83,7 @@ pub struct Tracer {
     kinds_with_releases: Vec<LockKind>,
     threads_not_remembered: u64,
     early_waits_without_room: u64,
+    early_waits: i64,
 }
 
 /// What spin waits came to, each CPU's part after the other.
@@ -311,6 +312,7 @@ impl Tracer {
             kinds_with_releases: Vec::new(),
             threads_not_remembered: 0,
             early_waits_without_room: 0,
+            early_waits: 0,
         })
     }
 
@@ -442,6 +444,15 @@ impl Tracer {
 
     pub(super) fn count_wait_without_room(&mut self) {
         self.early_waits_without_room += 1;
+    }
+
+    pub(super) fn count_early_wait(&mut self, more: i64) {
+        self.early_waits += more;
+    }
+
+    /// Waits that no program saw begin.
+    pub(super) fn early_waits(&self) -> u64 {
+        self.early_waits.max(0) as u64
     }
 
     /// What found no room before the programs counted.

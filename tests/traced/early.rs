@@ -21,8 +21,16 @@ fn waits_that_began_before_the_profile_count_from_its_start() {
         assert_eq!(row["unproven"], 0, "{truth}");
         let lock = report.futex(&truth);
         assert_eq!(lock["class"], class, "{lock}");
-        // Those of the first round too.
-        report.assert_counted(lock, "contended", number(row, "contended"));
+        // Those of the first round too: natively their system calls are seen to end, elsewhere they are seen to be
+        // woken. Who hands over a PI mutex wakes nobody that way.
+        let made = number(row, "contended");
+        if scenario == "pi-mutex" && hooks_functions() {
+            let lost = report.loss("unpaired_begin");
+            let got = number(lock, "contended");
+            assert!(got + lost + report.skipped_runs() >= made && got <= made, "{got} and {lost} of {made}");
+            continue;
+        }
+        report.assert_counted(lock, "contended", made);
         let total = number(lock, "wait_total_ns");
         assert!(total <= number(row, "wait_total_ns"), "more than the whole waits: {total}, truth {row}");
         // The other two rounds are in it whole.

@@ -208,10 +208,6 @@ fn killed_waiters_are_aborted_and_leave_nothing_in_flight() {
     report.assert_counted(writers.expect("the writer"), "contended", ROUNDS);
 }
 
-fn hooks_functions() -> bool {
-    !only_tracepoints() && method() != Method::Tracepoint
-}
-
 /// Starts the profile where the workload's gate is, in the middle of the first round.
 fn profile_from(gate: &str, lockprof_args: &[&str]) -> (Value, Report) {
     let (truth, report) = profile_scenario(&shaped("pipe-mutex", &["--gate-at", gate]), lockprof_args);

@@ -14,10 +14,6 @@ fn holds(report: &Report, kind: &str, waits_are_seen: bool) -> Option<(u64, u64)
     Some((hold_max_ns(lock), number(&lock["hold"], "acquired")))
 }
 
-fn hooks_functions() -> bool {
-    !only_tracepoints() && method() != Method::Tracepoint
-}
-
 /// The holder of the scenario keeps the lock for 100 ms in each of 3 rounds, the waiters briefly.
 fn check(scenario: &str, kind: &str, family: Family) {
     let name = format!("{family:?}").to_lowercase();

@@ -93,6 +93,11 @@ pub fn only_tracepoints() -> bool {
     !std::path::Path::new("/sys/bus/event_source/devices/kprobe").exists()
 }
 
+/// Functions are hooked, not only tracepoints.
+pub fn hooks_functions() -> bool {
+    !only_tracepoints() && method() != Method::Tracepoint
+}
+
 /// PREEMPT_RT: every sleeping lock is made of an rt_mutex, whose slow path nothing but the tracepoints
 /// shows (it is inlined where it is used).
 pub fn realtime() -> bool {
