@@ -73,8 +73,10 @@ fn of_lock<'a>(lock: &Lock, pid: u32, modules: &'a [Module<'a>], images: &Images
         let sites = lock.sites.iter().map(|site| site.futex);
         sites.chain(lock.in_flight.iter().map(|wait| wait.futex))
     };
+    // What parking_lot parks is seen at a word of the waiter, which says nothing about where the lock is.
+    let tells = |call: &FutexCall| call.words.parked.is_none();
     let all = |is: fn(&FutexCall) -> bool| {
-        calls().next().is_some() && calls().all(|call| call.is_some_and(|call| is(&call)))
+        calls().next().is_some() && calls().all(|call| call.is_some_and(|call| tells(&call) && is(&call)))
     };
     // For the kernel, the same address is another futex to a private call.
     if all(|call| !call.private)
@@ -335,6 +337,38 @@ mod tests {
         assert_eq!(module.vaddr(0x10_0000 + 0x352d0), None);
         assert_eq!(module.vaddr(0x10_42d0), None, "between two segments");
         assert_eq!(module.vaddr(0xf_ffff), None, "below the file");
+    }
+
+    #[test]
+    fn where_a_parked_thread_waits_is_not_where_the_lock_is() {
+        use crate::model::{FutexOp, FutexValue, FutexWords, LockKind, ParkToken, Site, StackRef, WaitStats};
+        let parked = |parked| FutexCall {
+            op: FutexOp::Wait,
+            private: true,
+            realtime: false,
+            timeout: false,
+            value: FutexValue::One,
+            place: FutexPlace::ThreadLocal,
+            words: FutexWords { parked, ..FutexWords::default() },
+            compat: false,
+        };
+        // The process was ending when it was looked at last: nothing of it was left.
+        let (mapping, segments) = (code(0x10_1000, 0x10_4000, 0), lld());
+        let bias = bias(&segments, &mapping).unwrap();
+        let modules = [Module { file: FileId::default(), mapping: &mapping, segments, bias, latest: false }];
+        let found = |call| {
+            let mut lock = Lock::new(LockKind::Futex, 0x10_52d0, Some(1));
+            lock.sites.push(Site {
+                pid: 1,
+                kernel_stack: StackRef::NotTaken,
+                user_stack: StackRef::NotTaken,
+                futex: Some(call),
+                wait: WaitStats::default(),
+            });
+            of_lock(&lock, 1, &modules, &Images::default())
+        };
+        assert!(matches!(found(parked(Some(ParkToken::Mutex))), Found::Global(_, 0x52d0)));
+        assert!(matches!(found(parked(None)), Found::Place(LockPlace::ThreadLocal)));
     }
 
     fn put(bytes: &mut [u8], at: usize, length: usize, value: u64) {
