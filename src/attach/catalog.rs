@@ -153,13 +153,13 @@ pub const FUNCTIONS: &[LockFn] = &[
     // kernel/futex/waitwake.c, pi.c
     contended("futex_wait", LockKind::Futex, "futex waits"),
     contended("futex_lock_pi", LockKind::FutexPi, "waits for a priority-inheriting futex"),
-    // FUTEX_WAIT_REQUEUE_PI; 5.10 has a copy without its name
+    // FUTEX_WAIT_REQUEUE_PI; 5.10 has a copy with constant arguments, and none of them is looked at
     contended(
         "futex_wait_requeue_pi",
         LockKind::Futex,
         "waits for condition variables that hand over a priority-inheriting mutex",
     )
-    .optional(),
+    .by_suffix(),
     // futex_waitv(2), 5.16; futex_wait(2), 6.7
     contended("futex_wait_multiple", LockKind::Futex, "waits for several futexes at once").optional(),
     contended("__x64_sys_futex_wait", LockKind::Futex, "waits by futex_wait(2)").optional(),

@@ -3,7 +3,7 @@
 
 use super::blocked;
 use crate::bpf::{Notices, Tracer};
-use crate::model::Loss;
+use crate::model::{Loss, RawCapture};
 use crate::symbolize::Images;
 use crate::unwind::Registers;
 use crate::unwind::Tables;
@@ -25,6 +25,19 @@ pub struct Onlookers {
     young: BTreeMap<u32, Look>,
     processes_over_capacity: u64,
     overlooked: blocked::Overlooked,
+}
+
+/// A thread that is gone waits for nothing: the end of its last wait came when its process was no target any more,
+/// in the middle of exiting.
+pub fn leave_out_the_dead(capture: &mut RawCapture) {
+    let before = capture.in_flight.len();
+    capture.in_flight.retain(|wait| {
+        // Kernel threads and interrupts wait in the name of whom they interrupted: tid 0 is the idle task.
+        wait.tid == 0 || Path::new(&format!("/proc/{}/task/{}", wait.site.pid, wait.tid)).exists()
+    });
+    let gone = (before - capture.in_flight.len()) as u64;
+    let loss = capture.losses.iter_mut().find(|loss| loss.reason == "unpaired_begin");
+    loss.expect("BPF counts it too").count += gone;
 }
 
 #[derive(Clone, Copy)]

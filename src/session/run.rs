@@ -3,7 +3,7 @@
 use super::blocked;
 use super::clock::monotonic_ns;
 use super::config::{Config, Scope};
-use super::onlookers::Onlookers;
+use super::onlookers::{self, Onlookers};
 use super::runtimes;
 use super::signals::StopRequest;
 use super::target::{self, Held, Running, Watched};
@@ -186,6 +186,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
     // Unreadable symbols are no reason to lose a profile: frames stay addresses, and that is counted.
     let kernel = KernelSymbols::load().unwrap_or_default();
     capture.losses.extend(onlookers.losses());
+    onlookers::leave_out_the_dead(&mut capture);
     // Detaching takes seconds on some kernels, and whoever is still alive should be free of us now.
     drop(tracer);
     onlookers.refresh(None)?;
