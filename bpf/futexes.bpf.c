@@ -334,12 +334,14 @@ __noinline int futex_leave(__u64 ret)
 	}
 	lock = bpf_map_lookup_elem(&locks, &wait->site.lock);
 	waiter_leaves(lock);
-	/* The kernel also takes PI locks that are free. musl and glibc try that once. */
-	if (wait->site.lock.kind == KIND_FUTEX_PI && wait->switches == voluntary_switches())
+	/* The kernel also takes PI locks that are free. musl and glibc try that once. (Early waits have no call.) */
+	if (wait->site.lock.kind == KIND_FUTEX_PI && !wait->from_before && !wait->call.candidate &&
+	    wait->switches == voluntary_switches())
 		outcome = DID_NOT_WAIT;
 	if (outcome == DID_NOT_WAIT) {
-		/* The word changed meanwhile; what was waited before is not lost by that. */
+		/* The word changed meanwhile: that is what was waited for, and the time before is not lost. */
 		if (wait->merged) {
+			wait->outcome = ACQUIRED;
 			wait->end_ns = bpf_ktime_get_ns();
 		} else {
 			c->events[FUTEX_RETRIES]++;

@@ -207,8 +207,12 @@ fn glibc(e: &Evidence) -> Option<Verdict> {
             return Some(Verdict::side(FutexKind::GlibcRwlock, Side::Write).back(12));
         }
     }
-    // 10, before 8 because a thread's record can look like anything: the kernel clears the tid without knowing of private futexes, so this one is shared.
-    if call.value == Thread && !call.private && (realtime_bitset || timed_bitset || plain) {
+    // 10, before 8 because a thread's record can look like anything: the kernel clears the tid without knowing
+    // of private futexes, so this one is shared. One that is gone when its number is looked up is no thread any
+    // more; in memory that is not shared nothing else leaves the private flag out.
+    let may_be_gone =
+        call.value == Other && realtime_bitset && !matches!(e.place, Some(LockPlace::Shared { .. }));
+    if (call.value == Thread || may_be_gone) && !call.private && (realtime_bitset || timed_bitset || plain) {
         return Some(is(FutexKind::Join));
     }
     // 8: since 2.33 with a bitset, and a clock even without a timeout; before that a plain wait for 0.

@@ -335,6 +335,12 @@ fn semaphores_barriers_joins_and_once_of_glibc() {
     assert_eq!(kind(woken_all(row(ADDR, &[barrier])), GLIBC), GlibcBarrier, "round 2");
     assert_eq!(kind(alone(row(ADDR, &[shared(clocked(FutexValue::Thread))])), GLIBC), Join);
     assert_eq!(kind(alone(row(ADDR, &[shared(call(Wait, FutexValue::Thread))])), GLIBC), Join, "2.31");
+    let gone = with(shared(clocked(FutexValue::Other)), |words| words.glibc_cond = true);
+    assert_eq!(
+        kind(alone(row(ADDR, &[gone])), GLIBC),
+        Join,
+        "of a thread that is gone when its number is read"
+    );
     assert_eq!(kind(woken_all(row(ADDR, &[call(Wait, One)])), GLIBC), GlibcOnce);
     assert_ne!(kind(row(ADDR, &[call(Wait, One)]), GLIBC), GlibcOnce, "woken one by one");
 }

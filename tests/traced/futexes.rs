@@ -632,3 +632,27 @@ fn python() -> Option<String> {
     let path = String::from_utf8(output.stdout).ok()?.trim().to_string();
     (output.status.success() && !path.is_empty()).then_some(path)
 }
+
+#[test]
+fn owners_are_found_by_their_numbers_in_a_pid_namespace_of_their_own() {
+    let program = futexes_path("futexes-c").display().to_string();
+    let namespace = ["--", "unshare", "--pid", "--fork", "--mount-proc", &program, "mutex"];
+    let args: Vec<&str> = namespace.into_iter().chain(SHAPE).collect();
+    let report = Profiler::start(&args).finish();
+    let truth = report.truth();
+    let row = &truth["locks"][0];
+    if !should_see(Family::Futex) {
+        assert!(report.says_blind("futex"));
+        return;
+    }
+    let locks = report.json["locks"].as_array().expect("locks");
+    let lock = locks.iter().find(|lock| lock["addr"] == row["addr"]).expect("the mutex");
+    report.assert_counted(lock, "contended", number(row, "contended"));
+    let tasks = list(&lock["owners"], "tasks");
+    let named: u64 = tasks.iter().map(|task| number(task, "waits_begun")).sum();
+    assert!(named + report.skipped_runs() >= number(row, "contended"), "{lock}");
+    // Inside its number is a small one; the report has those that everybody else sees.
+    assert_eq!(tasks.len(), 1, "{lock}");
+    assert_eq!(tasks[0]["pid"], lock["pid"]);
+    assert_ne!((&tasks[0]["tid"], &tasks[0]["pid"]), (&row["holder_tid"], &truth["pid"]), "{lock} {truth}");
+}
