@@ -3,6 +3,7 @@
 pub mod blocked;
 mod clock;
 mod config;
+mod early;
 mod onlookers;
 mod run;
 mod runtimes;

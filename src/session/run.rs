@@ -1,25 +1,22 @@
 //! One run, from the first look at the kernel to the raw capture.
 
-use super::blocked;
 use super::clock::monotonic_ns;
 use super::config::{Config, Scope};
+use super::early::Early;
 use super::onlookers::{self, Onlookers};
 use super::runtimes;
 use super::signals::StopRequest;
 use super::target::{self, Held, Running, Watched};
-use super::threads;
 use crate::aggregate;
 use crate::attach::plan::{Plan, Wishes};
-use crate::bpf::{
-    Settings, TargetThread, Targets, ThreadsByNumber, Tracer, WaitingThread, registers_of_blocked,
-};
+use crate::bpf::{Settings, Targets, Tracer};
 use crate::futexes::Runtimes;
 use crate::kernel::Facts;
 use crate::model::{EndReason, Meta, Profile, Target, TargetKind};
 use crate::symbolize::{Images, KernelSymbols};
 use crate::unwind::{Tables, UserStacks};
 use anyhow::{Context, Result};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What the run tells while it goes on; the command line shows it.
@@ -138,36 +135,16 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
     let mut tracer = Tracer::start(&mut plan, facts, &settings)?;
     onlookers.look_at(pids.iter().copied(), Some(&mut tracer))?;
     // After the hooks: a thread born now is seen by them.
-    let living = match &config.scope {
-        Scope::Pids(pids) => pids.clone(),
-        Scope::Command(_) => held.iter().map(|held| held.pid).collect(),
-        Scope::System => {
-            threads::all_processes().into_iter().filter(|pid| *pid != std::process::id()).collect()
-        }
-    };
-    let threads: Vec<_> = living.iter().copied().flat_map(threads::of_process).collect();
-    for thread in &threads {
-        tracer.remember_thread(thread)?;
-    }
-    // A command has not begun to wait.
-    let early = match &config.scope {
-        Scope::Command(_) => Vec::new(),
-        Scope::Pids(_) | Scope::System => {
-            // Without them all but the frame pointer is known.
-            let registers = registers_of_blocked(facts, &living).unwrap_or_default();
-            onlookers.already_waiting(&living, &registers)?.waiting
-        }
+    let early = match &held {
+        Some(held) => Early::of_command(held.pid, &mut tracer)?,
+        None => Early::of_processes(&config.scope, facts, &mut onlookers, &mut tracer)?,
     };
 
     let start_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let start_ns = monotonic_ns();
-    add_waiting(&mut tracer, &early, start_ns, &threads)?;
+    early.add(&mut tracer, start_ns)?;
     tracer.activate()?;
-    for waiting in &early {
-        if !blocked::still_blocked(waiting.pid, waiting.tid, waiting) {
-            tracer.forget_waiting(waiting.tid);
-        }
-    }
+    early.forget_those_who_went_on(&mut tracer);
     let mut watch = match held {
         Some(held) => Watch::Command(held.release()?),
         None if watched.is_empty() => Watch::System,
@@ -264,38 +241,6 @@ fn wait(
             onlookers.refresh(Some(tracer))?;
         }
     }
-}
-
-/// The waits that began before the profile.
-fn add_waiting(
-    tracer: &mut Tracer,
-    early: &[blocked::AlreadyWaiting],
-    start_ns: u64,
-    threads: &[TargetThread],
-) -> Result<()> {
-    let by_number: ThreadsByNumber =
-        threads.iter().map(|thread| ((thread.pid_namespace, thread.tid_in_namespace), thread)).collect();
-    let namespaces: HashMap<u32, u32> =
-        threads.iter().map(|thread| (thread.tid, thread.pid_namespace)).collect();
-    for waiting in early {
-        // Born after the list was made: its waits were seen to begin, if the hooks were active.
-        let Some(namespace) = namespaces.get(&waiting.tid) else { continue };
-        let thread = WaitingThread {
-            pid: waiting.pid,
-            tid: waiting.tid,
-            comm: &waiting.comm,
-            uaddr: waiting.uaddr,
-            op: waiting.op_bits,
-            value: waiting.val,
-            timeout: waiting.timeout,
-            sp: waiting.sp,
-            words: waiting.words.as_ref(),
-            pcs: &waiting.pcs,
-            end: waiting.end,
-        };
-        tracer.add_waiting(&thread, start_ns, *namespace, &by_number)?;
-    }
-    Ok(())
 }
 
 fn describe(kind: TargetKind, pids: &[u32], command: &[String]) -> Target {
