@@ -139,12 +139,7 @@ pub fn should_see_wakes(futex_kind: &str) -> bool {
     futex_kind != "PI mutex" || !hooks_old_futex_functions()
 }
 
-/// 5.10's functions, where they are what is hooked, show less: futex_wait_requeue_pi is a copy without its name.
-pub fn should_see_futex(scenario: &str) -> bool {
-    scenario != "raw-requeue-pi" || !hooks_old_futex_functions()
-}
-
-/// There futex_wake_op is inlined: who wakes is seen, not from where.
+/// 5.10 has futex_wake_op inlined: who wakes is seen, not from where.
 pub fn should_see_where_wakes_come_from(scenario: &str) -> bool {
     scenario != "raw-wake-op" || !hooks_old_futex_functions()
 }
