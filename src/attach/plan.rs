@@ -292,6 +292,11 @@ fn choose(facts: &Facts, wishes: &Wishes, function: &LockFn) -> (Option<Backend>
         match &about.fentry {
             // BTF lists functions that exist only as name.isra.0: kernels.md section 2.
             _ if !about.in_kallsyms => {}
+            // It loads, and to attach it is ENOTSUPP: the trampoline passes six arguments, since 6.6
+            // (473e3150e30a) twelve.
+            crate::kernel::Trial::Works if about.arguments > Some(6) && facts.version() < (6, 6) => {
+                reasons.push("fentry takes no function of more than six arguments before 6.6".into());
+            }
             crate::kernel::Trial::Works => return (Some(Backend::Fentry), "a trial load worked".into()),
             crate::kernel::Trial::Refused(why) => reasons.push(why.clone()),
         }

@@ -54,6 +54,17 @@ fn fentry_comes_first_and_the_tracepoints_account_for_the_rest() {
 }
 
 #[test]
+fn a_function_of_seven_arguments_is_hooked_by_fentry_since_6_6_only() {
+    for (release, backend) in [("6.1.0", Backend::Kprobe), ("6.6.0", Backend::Fentry)] {
+        let mut facts = kernel();
+        facts.release = release.into();
+        function(&mut facts, "futex_requeue").arguments = Some(7);
+        let plan = Plan::new(&facts, &Wishes::default());
+        assert_eq!(hook(&plan, "futex_requeue").backend, Some(backend), "{release}");
+    }
+}
+
+#[test]
 fn one_refused_function_costs_that_function_only() {
     let mut facts = kernel();
     let before = backends(&Plan::new(&facts, &Wishes::default()));
