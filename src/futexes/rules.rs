@@ -351,6 +351,10 @@ fn musl(e: &Evidence) -> Option<Verdict> {
     match call.value {
         // 24: the list of threads, whose owner is a tid (__tl_lock)
         Thread if !call.private => Some(is(FutexKind::MuslInternal)),
+        // … which may be gone when its number is looked up.
+        FutexValue::Other if !call.private && is_list_of_threads(e.place) => {
+            Some(is(FutexKind::MuslInternal))
+        }
         // 22: the waiter's own node
         Two if own_stack => Some(is(FutexKind::MuslCond)),
         // 24: detach_state, for which one thread may wait
@@ -380,6 +384,11 @@ fn musl(e: &Evidence) -> Option<Verdict> {
         Negative => Some(is(FutexKind::MuslInternal)),
         _ => None,
     }
+}
+
+/// src/thread/pthread_create.c
+fn is_list_of_threads(place: Option<&LockPlace>) -> bool {
+    matches!(place, Some(LockPlace::Global { symbol, .. }) if symbol == "__thread_list_lock")
 }
 
 /// Where words and values left it open, the C library's own function.

@@ -445,6 +445,10 @@ fn musl_s_conditions_barriers_joins_and_once_are_no_locks() {
 #[test]
 fn musl_s_own_locks() {
     assert_eq!(kind(row(ADDR, &[shared(call(Wait, FutexValue::Thread))]), MUSL), MuslInternal, "__tl_lock");
+    let list = |symbol: &str| LockPlace::Global { module: "app".into(), symbol: symbol.into(), offset: 0 };
+    let gone = || alone(row(ADDR, &[shared(call(Wait, FutexValue::Other))]));
+    assert_eq!(kind(placed(gone(), list("__thread_list_lock")), MUSL), MuslInternal, "its thread is gone");
+    assert_ne!(kind(placed(gone(), list("my_word")), MUSL), MuslInternal);
     assert_eq!(kind(row(ADDR, &[call(Wait, FutexValue::Bit30)]), MUSL), MuslInternal, "a FILE");
     assert_eq!(kind(row(ADDR, &[call(Wait, Negative)]), MUSL), MuslInternal, "__lock");
 }
