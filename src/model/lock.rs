@@ -1,6 +1,6 @@
 //! A lock, its waits and its holds.
 
-use super::{FutexCall, FutexClass, FutexLock, Hist, LockPlace, Owner, Owners, Releaser, StackRef};
+use super::{Blame, FutexCall, FutexClass, FutexLock, Hist, LockPlace, Owner, Owners, Releaser, StackRef};
 use serde::{Deserialize, Serialize};
 
 /// What kind of lock, and for reader-writer locks which side of it waited.
@@ -298,6 +298,14 @@ pub struct Lock {
     /// Most frequent first.
     #[serde(default)]
     pub releasers: Vec<Releaser>,
+    /// Who made the waiters wait; `None` where nothing was accounted, and at the other side of a
+    /// reader-writer lock whose account is at this one's.
+    #[serde(default)]
+    pub blame: Option<Blame>,
+    /// Of its waits: from being woken to running, which is the scheduler's time; `None` where the scheduler was
+    /// not watched.
+    #[serde(default)]
+    pub woken_to_running_ns: Option<u64>,
     /// Longest total wait first.
     pub sites: Vec<Site>,
     /// Oldest first.
@@ -329,6 +337,8 @@ impl Lock {
             several_waiters: false,
             contended_hold: None,
             releasers: Vec::new(),
+            blame: None,
+            woken_to_running_ns: None,
             sites: Vec::new(),
             in_flight: Vec::new(),
         }
@@ -422,6 +432,17 @@ impl Lock {
                 mine.merge(&theirs);
                 Some(mine)
             }
+            (mine, theirs) => mine.or(theirs),
+        };
+        self.blame = match (self.blame.take(), other.blame) {
+            (Some(mut mine), Some(theirs)) => {
+                mine.merge(theirs);
+                Some(mine)
+            }
+            (mine, theirs) => mine.or(theirs),
+        };
+        self.woken_to_running_ns = match (self.woken_to_running_ns, other.woken_to_running_ns) {
+            (Some(mine), Some(theirs)) => Some(mine + theirs),
             (mine, theirs) => mine.or(theirs),
         };
         for theirs in other.releasers {

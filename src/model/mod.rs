@@ -5,6 +5,7 @@
 //! Durations are integer nanoseconds and say so in their names (`wait_total_ns`); what is not known
 //! is `None`, never 0.
 
+mod blame;
 mod capture;
 mod futex;
 mod hist;
@@ -13,6 +14,9 @@ mod owner;
 mod profile;
 mod stack;
 
+pub use blame::{
+    Blame, BlameGap, Chain, Conservation, Evidence, Holder, HolderStates, Pair, Party, Unattributed,
+};
 pub use capture::{LockId, RawCapture, RawFrames, RawLock, RawStack, RawWait, SiteId};
 pub use futex::{
     FutexCall, FutexClass, FutexKind, FutexLock, FutexOp, FutexPlace, FutexValue, FutexWords, LockPlace,

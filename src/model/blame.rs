@@ -1,0 +1,299 @@
+//! Who made the others wait: the waiter-time of one lock, charged to its holders.
+//!
+//! With n(t) threads waiting, a hold costs them the integral of n over it: its blame. From a release to the
+//! next acquisition nobody holds the lock: handoff. Every nanosecond waited is in one of these buckets, so
+//!
+//! ```text
+//! completed + aborted + ongoing waits = Σ blamed + handoff + Σ unattributed + unreleased
+//! ```
+//!
+//! exactly, per lock ([`Conservation`]). Waiter-time can exceed the run's: four threads that wait one second
+//! for one holder make four seconds of blame.
+
+use super::{LockKind, Profile, StackRef, Thread};
+use serde::{Deserialize, Serialize};
+
+/// Of one lock; the two sides of an rw_semaphore have one account between them, at the row of either.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blame {
+    /// Most to blame first.
+    pub holders: Vec<Holder>,
+    /// Waiter-time while nobody held the lock: from a release to the next acquisition by a waiter.
+    pub handoff_ns: u64,
+    /// How many releases were followed by a waiter's acquisition.
+    pub handoffs: u64,
+    pub unattributed: Vec<Unattributed>,
+    /// Waiter-time that had not been charged when the profile stopped: the holder had not released yet.
+    pub unreleased_ns: u64,
+    /// Who held it then, as far as the lock says.
+    pub unreleased_by: Option<Thread>,
+    /// Wall time the lock was held while somebody waited.
+    pub wanted_ns: u64,
+    /// Wall time nobody held it while somebody waited: Σ of the handoffs' latencies.
+    pub idle_while_wanted_ns: u64,
+    /// Who waited for whom, largest first; sums up to the waits at most.
+    pub pairs: Vec<Pair>,
+    /// Other locks that holders of this one waited for while this one was wanted.
+    pub chains: Vec<Chain>,
+}
+
+/// One thread at one place, and the waiter-time its holds cost others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub thread: Thread,
+    /// Where it released the lock, or as `evidence` says.
+    pub kernel_stack: StackRef,
+    pub user_stack: StackRef,
+    pub evidence: Evidence,
+    pub blamed_ns: u64,
+    /// Of `blamed_ns`: while this holder was itself waiting for another lock ([`Blame::chains`]).
+    pub chained_ns: u64,
+    /// Holds that ended while somebody waited.
+    pub holds: u64,
+    /// Wall time of these holds in which somebody waited.
+    pub wanted_ns: u64,
+    /// What it did in that time; `None` where the scheduler was not watched.
+    pub states: Option<HolderStates>,
+}
+
+/// How a holder is known; the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// It released the lock: the stack is its own, at that moment.
+    Release,
+    /// Its release was not seen; the stack is that of its own wait for the lock.
+    Acquire,
+}
+
+impl Evidence {
+    pub fn name(self) -> &'static str {
+        match self {
+            Evidence::Release => "release",
+            Evidence::Acquire => "acquire",
+        }
+    }
+}
+
+/// Wall time of holds that others waited for, by what the holder did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderStates {
+    /// On a CPU.
+    pub running_ns: u64,
+    /// Woken or preempted, and not on a CPU: the scheduler's.
+    pub runnable_ns: u64,
+    /// Asleep until input or output was done, page faults that read a file among them.
+    pub io_ns: u64,
+    /// Asleep because it waited for another lock itself.
+    pub lock_ns: u64,
+    /// Asleep for any other reason.
+    pub blocked_ns: u64,
+}
+
+impl HolderStates {
+    pub fn total_ns(&self) -> u64 {
+        self.running_ns + self.runnable_ns + self.io_ns + self.lock_ns + self.blocked_ns
+    }
+
+    pub fn merge(&mut self, other: &HolderStates) {
+        self.running_ns += other.running_ns;
+        self.runnable_ns += other.runnable_ns;
+        self.io_ns += other.io_ns;
+        self.lock_ns += other.lock_ns;
+        self.blocked_ns += other.blocked_ns;
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unattributed {
+    pub reason: BlameGap,
+    /// Who held the lock, where that much is known.
+    pub thread: Option<Thread>,
+    pub waited_ns: u64,
+}
+
+/// Why waiter-time could not be charged to a holder's stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlameGap {
+    /// Nothing tells when locks of this kind are released: spinlocks, semaphores, file locks and others.
+    NoReleaseEvent,
+    /// The thread that held it is known by the lock's owner word, and no stack of it.
+    OwnerWithoutStack,
+    /// The lock changed hands and no release was seen.
+    ReleaseNotSeen,
+    /// The map of holders was full.
+    NoRoom,
+}
+
+impl BlameGap {
+    pub const ALL: [BlameGap; 4] =
+        [BlameGap::NoReleaseEvent, BlameGap::OwnerWithoutStack, BlameGap::ReleaseNotSeen, BlameGap::NoRoom];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            BlameGap::NoReleaseEvent => "no_release_event",
+            BlameGap::OwnerWithoutStack => "owner_without_stack",
+            BlameGap::ReleaseNotSeen => "release_not_seen",
+            BlameGap::NoRoom => "no_room",
+        }
+    }
+
+    /// For a sentence: "2.1 s are charged to nobody: …".
+    pub fn words(self) -> &'static str {
+        match self {
+            BlameGap::NoReleaseEvent => "no release of such locks is seen",
+            BlameGap::OwnerWithoutStack => "the owner is known, and no stack of it",
+            BlameGap::ReleaseNotSeen => "the lock changed hands unseen",
+            BlameGap::NoRoom => "more holders than --map-entries",
+        }
+    }
+}
+
+/// One side of a [`Pair`]: threads of one name at one place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Party {
+    pub pid: u32,
+    pub comm: String,
+    pub kernel_stack: StackRef,
+    pub user_stack: StackRef,
+}
+
+/// "`waiter` waited `waited_ns` while `holder` held the lock."
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    pub waiter: Party,
+    pub holder: Party,
+    pub waited_ns: u64,
+}
+
+/// Of a lock's blame: so much while its holder waited for that other lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// The thread that held this lock and waited for the other.
+    pub through: Thread,
+    pub kind: LockKind,
+    pub addr: u64,
+    pub pid: Option<u32>,
+    pub waited_ns: u64,
+}
+
+impl Blame {
+    pub fn blamed_ns(&self) -> u64 {
+        self.holders.iter().map(|holder| holder.blamed_ns).sum()
+    }
+
+    pub fn unattributed_ns(&self) -> u64 {
+        self.unattributed.iter().map(|part| part.waited_ns).sum()
+    }
+
+    /// Every bucket together: what the lock's waits must come to.
+    pub fn accounted_ns(&self) -> u64 {
+        self.blamed_ns() + self.handoff_ns + self.unattributed_ns() + self.unreleased_ns
+    }
+
+    /// Adds to the bucket of a reason.
+    pub fn leave_unattributed(&mut self, reason: BlameGap, thread: Option<Thread>, waited_ns: u64) {
+        if waited_ns == 0 {
+            return;
+        }
+        match self.unattributed.iter_mut().find(|part| (part.reason, &part.thread) == (reason, &thread)) {
+            Some(part) => part.waited_ns += waited_ns,
+            None => self.unattributed.push(Unattributed { reason, thread, waited_ns }),
+        }
+    }
+
+    /// Takes over the account of another lock that is shown in the same row.
+    pub fn merge(&mut self, other: Blame) {
+        for theirs in other.holders {
+            let key = |holder: &Holder| {
+                (holder.thread.tid, holder.kernel_stack, holder.user_stack, holder.evidence)
+            };
+            match self.holders.iter_mut().find(|mine| key(mine) == key(&theirs)) {
+                Some(mine) => {
+                    mine.blamed_ns += theirs.blamed_ns;
+                    mine.chained_ns += theirs.chained_ns;
+                    mine.holds += theirs.holds;
+                    mine.wanted_ns += theirs.wanted_ns;
+                    match (&mut mine.states, &theirs.states) {
+                        (Some(mine), Some(theirs)) => mine.merge(theirs),
+                        (None, Some(theirs)) => mine.states = Some(*theirs),
+                        _ => {}
+                    }
+                }
+                None => self.holders.push(theirs),
+            }
+        }
+        self.handoff_ns += other.handoff_ns;
+        self.handoffs += other.handoffs;
+        for part in other.unattributed {
+            self.leave_unattributed(part.reason, part.thread, part.waited_ns);
+        }
+        self.unreleased_ns += other.unreleased_ns;
+        self.unreleased_by = self.unreleased_by.take().or(other.unreleased_by);
+        self.wanted_ns += other.wanted_ns;
+        self.idle_while_wanted_ns += other.idle_while_wanted_ns;
+        for theirs in other.pairs {
+            match self
+                .pairs
+                .iter_mut()
+                .find(|mine| (&mine.waiter, &mine.holder) == (&theirs.waiter, &theirs.holder))
+            {
+                Some(mine) => mine.waited_ns += theirs.waited_ns,
+                None => self.pairs.push(theirs),
+            }
+        }
+        self.chains.extend(other.chains);
+        self.rank();
+    }
+
+    pub fn rank(&mut self) {
+        self.holders.sort_by(|a, b| {
+            let key = |holder: &Holder| (holder.thread.clone(), holder.kernel_stack, holder.user_stack);
+            b.blamed_ns.cmp(&a.blamed_ns).then_with(|| key(a).cmp(&key(b)))
+        });
+        self.unattributed
+            .sort_by_key(|part| (std::cmp::Reverse(part.waited_ns), part.reason, part.thread.clone()));
+        self.pairs.sort_by(|a, b| {
+            b.waited_ns.cmp(&a.waited_ns).then_with(|| (&a.waiter, &a.holder).cmp(&(&b.waiter, &b.holder)))
+        });
+        self.chains.sort_by_key(|chain| (std::cmp::Reverse(chain.waited_ns), chain.addr, chain.through.tid));
+    }
+}
+
+/// Both sides of the identity, over some locks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Conservation {
+    pub waited_ns: u64,
+    pub blamed_ns: u64,
+    pub handoff_ns: u64,
+    pub unattributed_ns: u64,
+    pub unreleased_ns: u64,
+}
+
+impl Conservation {
+    /// Of all contention in a profile; `None`: it has no account of blame.
+    pub fn of(profile: &Profile) -> Option<Conservation> {
+        let mut sum = Conservation::default();
+        let mut any = false;
+        for lock in profile.locks.iter().filter(|lock| lock.is_contention()) {
+            sum.waited_ns += lock.weight_ns();
+            let Some(blame) = &lock.blame else { continue };
+            any = true;
+            sum.blamed_ns += blame.blamed_ns();
+            sum.handoff_ns += blame.handoff_ns;
+            sum.unattributed_ns += blame.unattributed_ns();
+            sum.unreleased_ns += blame.unreleased_ns;
+        }
+        any.then_some(sum)
+    }
+
+    /// Waited and in no bucket; 0 unless something was lost.
+    pub fn difference_ns(&self) -> i128 {
+        let accounted = i128::from(self.blamed_ns)
+            + i128::from(self.handoff_ns)
+            + i128::from(self.unattributed_ns)
+            + i128::from(self.unreleased_ns);
+        i128::from(self.waited_ns) - accounted
+    }
+}
