@@ -10,6 +10,10 @@ struct owners_map owners SEC(".maps");
 struct futex_waits_map futex_waits SEC(".maps");
 struct threads_map threads SEC(".maps");
 struct releases_map releases SEC(".maps");
+struct watched_map watched SEC(".maps");
+struct blames_map blames SEC(".maps");
+struct pairs_map pairs SEC(".maps");
+struct chains_map chains SEC(".maps");
 struct held_map held SEC(".maps");
 struct holds_map holds SEC(".maps");
 struct calls_map calls SEC(".maps");
@@ -30,7 +34,9 @@ struct notices_map notices SEC(".maps");
 const volatile struct config cfg = {};
 const struct lock_stats zero_lock_stats = {};
 const struct futex_wait zero_futex_wait = {};
+const struct watch zero_watch = {};
 volatile __u32 active = 0;
+volatile __u64 epoch_ns = 0;
 
 /* The skeleton shows the types of maps and globals only; these are in neither. */
 struct wire_types {
@@ -49,6 +55,9 @@ struct wire_types {
 	enum futex_place futex_place;
 	enum futex_parked futex_parked;
 	enum outcome outcome;
+	enum queue_state queue_state;
+	enum holder_evidence holder_evidence;
+	enum watch_state watch_state;
 } wire_types = {};
 
 /*
@@ -142,6 +151,7 @@ int sched_process_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 		bpf_map_delete_elem(&waits, &key);
 	}
 	futex_thread_exits();
+	queue_thread_exits();
 	/* do_exit() counts `live` down before this tracepoint, on every kernel of the matrix. */
 	if (BPF_CORE_READ(task, signal, live.counter) == 0) {
 		if (cfg.filter == FILTER_SET)

@@ -50,6 +50,10 @@ extern int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class);
 /* futexes.bpf.c */
 extern int futex_thread_exits(void);
 
+/* queue.bpf.c */
+extern int queue_cancels(__u64 addr, __u32 kind, __u64 begin_ns);
+extern int queue_thread_exits(void);
+
 #define HOW(kind, class, phase) ((kind) | (class) << 8 | (phase) << 16)
 
 /*
@@ -96,6 +100,8 @@ static __always_inline void waiter_leaves(struct lock_stats *stats)
 static __always_inline void wait_abandoned(struct counters *c, const struct wait *wait)
 {
 	waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
+	if (wait->queued)
+		queue_cancels(wait->site.lock.addr, wait->site.lock.kind, wait->begin_ns);
 	c->lost[LOSS_UNPAIRED_BEGIN]++;
 }
 

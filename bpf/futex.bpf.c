@@ -15,7 +15,7 @@ extern int futex_leave(__u64 ret);
 extern int futex_restarts(void);
 extern int futex_is_waiting(void);
 extern int futex_release(__u64 uaddr, __u32 kind, __u32 wake);
-extern int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack);
+extern int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack, __u32 wanted_for);
 extern int futex_wakes(__u32 wakee_tid);
 
 static __always_inline int futex_begins(void *ctx, const struct pt_regs *regs, __u64 uaddr,
@@ -56,7 +56,7 @@ static __always_inline int futex_ends(__u64 ret)
 
 static __always_inline int futex_releases(void *ctx, __u64 uaddr, __u32 kind, __u32 wake)
 {
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32, wanted_for;
 	struct counters *c;
 
 	if (!wanted(tgid))
@@ -66,8 +66,10 @@ static __always_inline int futex_releases(void *ctx, __u64 uaddr, __u32 kind, __
 		return 0;
 	c->events[EVENTS_SEEN]++;
 	enter(c);
-	if (futex_release(uaddr, kind, wake))
-		futex_release_has_stack(uaddr, kind, user_stack(ctx, c, tgid, SCRATCH_TASK));
+	wanted_for = futex_release(uaddr, kind, wake);
+	if (wanted_for)
+		futex_release_has_stack(uaddr, kind, user_stack(ctx, c, tgid, SCRATCH_TASK),
+					wanted_for);
 	leave(c);
 	return 0;
 }

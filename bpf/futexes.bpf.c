@@ -5,6 +5,7 @@
 #include "account.bpf.h"
 #include "futex.bpf.h"
 #include "owner.bpf.h"
+#include "queue.bpf.h"
 
 /* asm-generic/errno*.h and linux/errno.h */
 #define EINTR 4
@@ -189,6 +190,25 @@ static __always_inline bool continues(const struct futex_wait *wait, __u64 uaddr
 	return false;
 }
 
+/* As if it had never begun. */
+static __always_inline void queue_forgets(struct futex_wait *wait, __u64 begin_ns)
+{
+	if (wait->queued)
+		queue_cancels(wait->site.lock.addr, wait->site.lock.kind, begin_ns);
+	wait->queued = 0;
+}
+
+static __always_inline void queue_ends(struct futex_wait *wait, enum outcome outcome, __u32 how)
+{
+	if (!wait->queued)
+		return;
+	if (outcome != ACQUIRED)
+		how |= QUEUE_ABORTED;
+	else if (!(how & QUEUE_IN_PLACE) && wait->waker.tid)
+		queue_charge_waker(wait->site.lock.addr, wait->site.lock.kind, wait->end_ns);
+	queue_leaves(wait->site.lock.addr, wait->site.lock.kind | how, wait->end_ns);
+}
+
 /* The call in this thread's record begins; 1: its stack is wanted. */
 __noinline int futex_begin_call(void)
 {
@@ -208,6 +228,7 @@ __noinline int futex_begin_call(void)
 		if (wait->uaddr == call->uaddr && !wait->from_before)
 			return 0;
 		waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
+		queue_forgets(wait, wait->begin_ns);
 		c->lost[LOSS_UNPAIRED_BEGIN]++;
 		wait->begin_ns = 0;
 	}
@@ -216,6 +237,9 @@ __noinline int futex_begin_call(void)
 
 	if (wait->begin_ns) {
 		if (continues(wait, call->uaddr, call->bits, now)) {
+			if (wait->queued)
+				queue_rejoins(wait->site.lock.addr, wait->site.lock.kind,
+					      wait->end_ns, call->owner.tid, call->owner.task);
 			wait->end_ns = 0;
 			wait->merged++;
 			wait->waker.tid = 0;
@@ -234,10 +258,15 @@ __noinline int futex_begin_call(void)
 	c->events[WAITS_BEGUN]++;
 	wait->uaddr = call->uaddr;
 	wait->site.lock.addr = call->uaddr;
-	if (call->bits >> FUTEX_PARKED_SHIFT & 0xf)
-		wait->site.lock.addr = WORD(call, -32) | (__u64)WORD(call, -28) << 32;
 	wait->site.lock.tgid = tgid;
 	wait->site.lock.kind = is_pi(call->op) ? KIND_FUTEX_PI : KIND_FUTEX;
+	if (call->bits >> FUTEX_PARKED_SHIFT & 0xf) {
+		/* parking_lot: the word is the waiter's own. */
+		lock = lock_stats_if_room(&wait->site.lock);
+		wait->site.lock.addr = WORD(call, -32) | (__u64)WORD(call, -28) << 32;
+		if (lock)
+			lock->alias_of = wait->site.lock.addr;
+	}
 	wait->site.kernel_stack = STACK_NOT_TAKEN;
 	wait->site.user_stack = STACK_LOST;
 	wait->site.tgid = tgid;
@@ -258,6 +287,8 @@ __noinline int futex_begin_call(void)
 			lock->several_waiters = 1;
 	}
 	*(volatile __u64 *)&wait->begin_ns = now;
+	wait->queued = queue_joins(wait->site.lock.addr, wait->site.lock.kind, now, wait->owner.tid,
+				   wait->owner.task);
 	return 1;
 }
 
@@ -298,8 +329,11 @@ __noinline int futex_has_stack(__u64 stack)
 	__u32 tid = bpf_get_current_pid_tgid();
 	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
 
-	if (wait)
-		wait->site.user_stack = stack;
+	if (!wait)
+		return 0;
+	wait->site.user_stack = stack;
+	if (wait->queued)
+		queue_has_stacks(PLACE_FUTEX, STACK_NOT_TAKEN, stack);
 	return 0;
 }
 
@@ -343,14 +377,17 @@ __noinline int futex_leave(__u64 ret)
 		if (wait->merged) {
 			wait->outcome = ACQUIRED;
 			wait->end_ns = bpf_ktime_get_ns();
+			queue_ends(wait, ACQUIRED, 0);
 		} else {
 			c->events[FUTEX_RETRIES]++;
+			queue_forgets(wait, wait->begin_ns);
 			wait->begin_ns = 0;
 		}
 		return 0;
 	}
 	wait->outcome = outcome;
 	wait->end_ns = bpf_ktime_get_ns();
+	queue_ends(wait, outcome, 0);
 	if (outcome == ACQUIRED) {
 		if (!wait->waker.tid && lock && lock->waker_tid &&
 		    (!cfg.have_wake_mark || wait->site.lock.kind == KIND_FUTEX_PI))
@@ -373,6 +410,9 @@ __noinline int futex_restarts(void)
 
 	if (!c || !wait || !wait->begin_ns || !wait->end_ns || wait->outcome != INTERRUPTED)
 		return 0;
+	if (wait->queued)
+		queue_rejoins(wait->site.lock.addr, wait->site.lock.kind, wait->end_ns,
+			      wait->owner.tid, 0);
 	wait->end_ns = 0;
 	wait->merged++;
 	c->events[FUTEX_MERGED]++;
@@ -390,68 +430,119 @@ __noinline int futex_is_waiting(void)
 	return wait && wait->begin_ns && !wait->end_ns;
 }
 
-/* The current thread is about to wake a word; 1: somebody may wait for it, and the stack is wanted. */
+/* The lock that threads wait for at this word. */
+static __always_inline struct lock_stats *lock_at(__u64 *uaddr, __u32 kind)
+{
+	struct lock_key key = { .addr = *uaddr,
+				.tgid = bpf_get_current_pid_tgid() >> 32,
+				.kind = kind };
+	struct lock_stats *lock = bpf_map_lookup_elem(&locks, &key);
+
+	if (!lock || !lock->alias_of)
+		return lock;
+	*uaddr = key.addr = lock->alias_of;
+	return bpf_map_lookup_elem(&locks, &key);
+}
+
+#define SOMEBODY_WAITS 1
+#define COST_OTHERS_TIME 2
+
+/*
+ * The current thread is about to wake a word. Not 0: its stack is wanted, for somebody may wait, or because it held
+ * the lock while somebody did.
+ */
 __noinline int futex_release(__u64 uaddr, __u32 kind, __u32 wake)
 {
-	__u32 tid = bpf_get_current_pid_tgid(), tgid = bpf_get_current_pid_tgid() >> 32;
-	struct lock_key key = { .addr = uaddr, .tgid = tgid, .kind = kind };
+	__u32 tid = bpf_get_current_pid_tgid();
 	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
-	struct lock_stats *lock = bpf_map_lookup_elem(&locks, &key);
 	struct counters *c = this_cpu_counters();
-	__u64 now;
+	struct lock_stats *lock;
+	int wanted_for = 0;
+	__u64 now, word = uaddr;
+
+	lock = lock_at(&uaddr, kind);
 
 	if (!c)
 		return 0;
 	if (wait) {
 		now = bpf_ktime_get_ns();
 		wait->wake_has_stack = 0;
-		if (wait->begin_ns && wait->end_ns && wait->uaddr == uaddr) {
+		if (wait->begin_ns && wait->end_ns && wait->uaddr == word) {
 			if (wait->outcome == ACQUIRED &&
 			    releases_by_wake(wait->site.lock.kind, wait->site.futex))
 				add_hold(lock, now - wait->end_ns);
 			settle(c, wait);
 		}
 		for (int i = 0; i < MAX_FUTEX_HOLDS; i++) {
-			if (wait->held[i].addr != uaddr)
+			if (wait->held[i].addr != word)
 				continue;
 			add_hold(lock, now - wait->held[i].acquired_ns);
 			wait->held[i].addr = 0;
 			break;
 		}
 	}
-	/* Of parking_lot the word is the waiter's own, and the lock is known when it ends. */
 	if (!lock)
 		return 0;
+	if (queue_release(uaddr, kind))
+		wanted_for = COST_OTHERS_TIME;
 	__sync_fetch_and_add(&lock->wake_calls, 1);
 	if (wake == 0x7fffffff)
 		__sync_fetch_and_add(&lock->wake_all_calls, 1);
 	if (!lock->waiting)
-		return 0;
+		return wanted_for;
 	if (!wait) {
 		wait = futex_wait_of(c, tid);
 		if (!wait)
-			return 0;
+			return wanted_for;
 		bpf_get_current_comm(wait->comm, sizeof(wait->comm));
 	}
 	wait->wake_stack = STACK_NOT_TAKEN;
-	return 1;
+	return wanted_for | SOMEBODY_WAITS;
 }
 
-__noinline int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack)
+__noinline int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack, __u32 wanted_for)
 {
 	__u32 tid = bpf_get_current_pid_tgid();
-	struct lock_key key = { .addr = uaddr,
-				.tgid = bpf_get_current_pid_tgid() >> 32,
-				.kind = kind };
 	struct futex_wait *wait = bpf_map_lookup_elem(&futex_waits, &tid);
-	struct lock_stats *lock = bpf_map_lookup_elem(&locks, &key);
+	struct lock_stats *lock = lock_at(&uaddr, kind);
 
-	if (!wait || !lock)
+	if (lock && wanted_for & COST_OTHERS_TIME)
+		queue_charge(uaddr, kind, STACK_NOT_TAKEN, stack);
+	if (!wait || !lock || !(wanted_for & SOMEBODY_WAITS))
 		return 0;
 	wait->wake_stack = stack;
 	wait->wake_has_stack = 1;
 	lock->waker_tid = tid;
 	return 0;
+}
+
+/* A wait that began before the profile ends where it is woken: that thread may have the lock now. */
+static __always_inline void early_wait_leaves(const struct futex_wait *wakee, __u32 tid)
+{
+	struct lock_stats *stats = bpf_map_lookup_elem(&locks, &wakee->site.lock);
+	struct queue_sum sum;
+	struct queue *q;
+
+	if (!stats)
+		return;
+	q = &stats->queue;
+	sum = queue_sum(q, wakee->end_ns);
+	count_wall(q, sum.waiters, wakee->end_ns);
+	if (q->state == QUEUE_FREE) {
+		queue_take(q, sum.ns);
+		q->handoff_ns += sum.ns;
+		q->handoffs++;
+		q->state = QUEUE_HELD;
+		q->held_since_ns = wakee->end_ns;
+		q->holder.tid = tid;
+		q->holder.tgid = wakee->site.tgid;
+		q->holder.evidence = HOLDER_ACQUIRED;
+		q->holder.reads = 0;
+		q->holder.kernel_stack = STACK_NOT_TAKEN;
+		q->holder.user_stack = wakee->site.user_stack;
+		__builtin_memcpy(q->holder.comm, wakee->comm, sizeof(q->holder.comm));
+	}
+	__sync_fetch_and_add(&q->value, -queue_unit(wakee->end_ns));
 }
 
 /* The current thread wakes this one, under the lock of a futex bucket: only look-ups here. */
@@ -467,6 +558,7 @@ __noinline int futex_wakes(__u32 wakee_tid)
 		return 0;
 	waker = bpf_map_lookup_elem(&futex_waits, &tid);
 	wakee->waker.tid = tid;
+	wakee->waker.woken_ns = bpf_ktime_get_ns();
 	wakee->waker.tgid = id >> 32;
 	wakee->waker.stack = STACK_NOT_TAKEN;
 	/* The stack is that of this system call; a thread that exits makes none. */
@@ -477,7 +569,9 @@ __noinline int futex_wakes(__u32 wakee_tid)
 		/* Neither fexit nor a return probe comes for a call that was entered before it was there. */
 		waiter_leaves(bpf_map_lookup_elem(&locks, &wakee->site.lock));
 		wakee->outcome = ACQUIRED;
-		wakee->end_ns = bpf_ktime_get_ns();
+		wakee->end_ns = wakee->waker.woken_ns;
+		if (wakee->queued)
+			early_wait_leaves(wakee, wakee_tid);
 	}
 	return 0;
 }
@@ -494,6 +588,7 @@ __noinline int futex_thread_exits(void)
 		settle(c, wait);
 	} else if (wait->begin_ns) {
 		waiter_leaves(bpf_map_lookup_elem(&locks, &wait->site.lock));
+		queue_forgets(wait, wait->begin_ns);
 		c->lost[LOSS_UNPAIRED_BEGIN]++;
 	}
 	bpf_map_delete_elem(&futex_waits, &tid);

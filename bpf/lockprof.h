@@ -52,6 +52,9 @@ enum lock_kind {
 	X(FUTEX_WAITS_MAP_FULL, futex_waits_map_full) \
 	X(THREADS_MAP_FULL, threads_map_full) \
 	X(RELEASES_MAP_FULL, releases_map_full) \
+	X(BLAMES_MAP_FULL, blames_map_full) \
+	X(PAIRS_MAP_FULL, pairs_map_full) \
+	X(WATCHED_MAP_FULL, watched_map_full) \
 	X(FUTEX_HOLDS_TOO_DEEP, futex_holds_too_deep) \
 	X(HELD_MAP_FULL, held_map_full) \
 	X(HOLDS_MAP_FULL, holds_map_full) \
@@ -163,6 +166,8 @@ struct lock_key {
 #define STACK_NOT_TAKEN 1
 #define STACK_FIRST_ID 2
 
+#include "lockprof_blame.h"
+
 struct site_key {
 	struct lock_key lock;
 	__u64 kernel_stack;
@@ -204,6 +209,9 @@ struct lock_stats {
 	/* Waits that began while no task owned it: free just then, or held by readers. */
 	__u64 begun_unowned;
 	__u64 begun_read_owned;
+	/* The word a parked thread waits at stands for this lock (parking_lot). 0: for itself. */
+	__u64 alias_of;
+	struct queue queue;
 	__u32 hist[HIST_BUCKETS];
 };
 
@@ -240,6 +248,8 @@ enum owner_state {
 };
 
 struct owner {
+	/* 0: known by its number only. */
+	__u64 task;
 	__u32 state;
 	__u32 tid;
 	__u32 tgid;
@@ -284,6 +294,8 @@ struct wait {
 	__u64 spin_ns;
 	char comm[16];
 	struct owner owner;
+	/* It is counted in its lock's queue. */
+	__u64 queued;
 };
 
 #include "lockprof_futex.h"

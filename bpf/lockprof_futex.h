@@ -61,6 +61,7 @@ enum futex_parked {
 /* A thread that is or was waiting for a futex, with who woke it. */
 struct futex_waker {
 	__u64 stack;
+	__u64 woken_ns;
 	__u32 tid;
 	__u32 tgid;
 	char comm[16];
@@ -121,6 +122,9 @@ struct futex_wait {
 	__u32 from_before;
 	/* Voluntary context switches of the thread when it began. */
 	__u32 switches;
+	/* It is counted in its lock's queue. */
+	__u32 queued;
+	__u32 unused;
 	struct owner owner;
 	/* Who woke it, if anybody did. */
 	struct futex_waker waker;

@@ -30,6 +30,10 @@ HASH_MAP(owners, struct owner_key, struct owner_stats);
 HASH_MAP(futex_waits, __u32, struct futex_wait);
 HASH_MAP(threads, struct thread_key, struct thread);
 HASH_MAP(releases, struct release_key, struct release_stats);
+HASH_MAP(watched, __u32, struct watch);
+HASH_MAP(blames, struct blame_key, struct blame_stats);
+HASH_MAP(pairs, struct pair_key, __u64);
+HASH_MAP(chains, struct chain_key, struct chain_stats);
 HASH_MAP(held, struct held_key, struct held);
 HASH_MAP(holds, struct lock_key, struct hold_stats);
 HASH_MAP(calls, struct call_key, __u64);
@@ -141,7 +145,10 @@ extern struct notices_map notices SEC(".maps");
 extern const volatile struct config cfg;
 extern const struct lock_stats zero_lock_stats;
 extern const struct futex_wait zero_futex_wait;
+extern const struct watch zero_watch;
 /* On after the last hook is attached, off before the maps are read. */
 extern volatile __u32 active;
+/* When the profile began; user space sets it before `active`. */
+extern volatile __u64 epoch_ns;
 
 #endif

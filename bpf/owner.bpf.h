@@ -105,6 +105,7 @@ static __always_inline void read_owner(__u64 addr, __u32 kind, struct owner *own
 	if (owner->state != OWNER_TASK)
 		return;
 	task = (void *)word;
+	owner->task = word;
 	owner->tid = BPF_CORE_READ(task, pid);
 	owner->tgid = BPF_CORE_READ(task, tgid);
 	BPF_CORE_READ_STR_INTO(&owner->comm, task, comm);

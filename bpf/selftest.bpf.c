@@ -62,7 +62,7 @@ int release__selftest(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u32 kind = ctx->args[1];
 
-	return contended_release(ctx->args[0], kind, kind);
+	return contended_release(ctx, ctx->args[0], kind, kind);
 }
 
 /* (lock, kind, tid): a wait begins while that task owns the lock. */
@@ -84,7 +84,7 @@ extern int futex_has_stack(__u64 stack);
 extern int futex_leave(__u64 ret);
 extern int futex_restarts(void);
 extern int futex_release(__u64 uaddr, __u32 kind, __u32 wake);
-extern int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack);
+extern int futex_release_has_stack(__u64 uaddr, __u32 kind, __u64 stack, __u32 wanted_for);
 extern int futex_wakes(__u32 wakee_tid);
 
 enum {
@@ -124,7 +124,7 @@ int futex__selftest(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u64 id = bpf_get_current_pid_tgid(), first = ctx->args[1];
 	struct counters *c = this_cpu_counters();
-	__u32 kind = ctx->args[2];
+	__u32 kind = ctx->args[2], wanted_for;
 
 	if (!c)
 		return 0;
@@ -134,9 +134,10 @@ int futex__selftest(struct bpf_raw_tracepoint_args *ctx)
 	case SELFTEST_FUTEX_END:
 		return futex_leave(first);
 	case SELFTEST_FUTEX_RELEASE:
-		if (futex_release(first, kind, ctx->args[3]))
-			futex_release_has_stack(first, kind,
-						user_stack(ctx, c, id >> 32, SCRATCH_TASK));
+		wanted_for = futex_release(first, kind, ctx->args[3]);
+		if (wanted_for)
+			futex_release_has_stack(
+			    first, kind, user_stack(ctx, c, id >> 32, SCRATCH_TASK), wanted_for);
 		return 0;
 	case SELFTEST_FUTEX_WAKES:
 		return futex_wakes(first);

@@ -68,6 +68,7 @@ static __always_inline void owner_is_thread(struct owner *owner, const struct th
 	const struct task_struct *task = (void *)thread->task;
 
 	owner->state = OWNER_TASK;
+	owner->task = thread->task;
 	owner->tid = thread->tid;
 	owner->tgid = thread->tgid;
 	__builtin_memcpy(owner->comm, thread->comm, sizeof(owner->comm));

@@ -4,6 +4,7 @@
  */
 #include "account.bpf.h"
 #include "owner.bpf.h"
+#include "queue.bpf.h"
 
 __noinline __u32 hist_bucket(__u64 ns)
 {
@@ -90,12 +91,20 @@ __noinline int wait_enter(__u64 addr, __u32 how)
 	new.phase = how >> 16;
 	new.phase_ns = new.begin_ns;
 	new.spin_ns = 0;
+	new.queued = 0;
 	bpf_get_current_comm(new.comm, sizeof(new.comm));
 	if (bpf_map_update_elem(&waits, &key, &new, BPF_ANY)) {
 		c->lost[LOSS_WAITS_MAP_FULL]++;
 		return 0;
 	}
 	wait_is_for(c, &new);
+	if (!has_queue(how & 0xff))
+		return 1;
+	if (queue_joins(addr, how & 0xff, new.begin_ns, new.owner.tid, new.owner.task)) {
+		old = bpf_map_lookup_elem(&waits, &key);
+		if (old)
+			old->queued = 1;
+	}
 	return 1;
 }
 
@@ -108,6 +117,8 @@ __noinline int wait_has_stacks(__u32 how, __u64 kernel_stack, __u64 user_stack)
 		return 0;
 	wait->site.kernel_stack = kernel_stack;
 	wait->site.user_stack = user_stack;
+	if (wait->queued)
+		queue_has_stacks(PLACE_KERNEL, kernel_stack, user_stack);
 	return 0;
 }
 
@@ -128,8 +139,14 @@ __noinline int wait_finish(__u64 addr, __u32 outcome, __u32 wait_class)
 	}
 	if (outcome == DID_NOT_WAIT) {
 		c->events[FUTEX_RETRIES]++;
+		if (wait->queued)
+			queue_cancels(wait->site.lock.addr, wait->site.lock.kind, wait->begin_ns);
 	} else {
 		now = bpf_ktime_get_ns();
+		if (wait->queued)
+			queue_leaves(
+			    wait->site.lock.addr,
+			    wait->site.lock.kind | (outcome == ACQUIRED ? 0 : QUEUE_ABORTED), now);
 		spin_ns = wait->spin_ns;
 		if (wait->phase == PHASE_SPIN)
 			spin_ns += now - wait->phase_ns;

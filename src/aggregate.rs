@@ -1,8 +1,9 @@
 //! Raw capture → [`Profile`] with addresses: rows per lock, sites in order, waits in flight.
 
 use crate::model::{
-    Frame, Hist, HookLine, InFlight, Lock, LockId, Meta, Owners, Profile, RawCapture, RawFrames, RawStack,
-    Releaser, SCHEMA, Site, SiteId, Space, Stack, StackRef, Wakes,
+    Blame, BlameGap, Chain, Frame, Hist, Holder, HookLine, InFlight, Lock, LockId, Meta, Owners, Pair, Party,
+    Profile, RawBlame, RawCapture, RawFrames, RawParty, RawStack, Releaser, SCHEMA, Site, SiteId, Space,
+    Stack, StackRef, Wakes,
 };
 use std::collections::HashMap;
 
@@ -130,6 +131,8 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
         lock.owners.get_or_insert_default().tasks.push((thread.clone(), *waits));
     }
 
+    charge(&capture, &mut table, &mut locks);
+
     let mut locks: Vec<Lock> = locks.into_values().collect();
     locks.iter_mut().filter_map(|lock| lock.owners.as_mut()).for_each(Owners::rank);
     Lock::rank(&mut locks);
@@ -143,6 +146,77 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
         stacks: table.stacks,
         frames: table.frames,
     }
+}
+
+/// Every lock that was waited for gets its account; of the two sides of a reader-writer lock, one.
+fn charge(capture: &RawCapture, table: &mut Table<'_>, locks: &mut HashMap<LockId, Lock>) {
+    let waited: Vec<LockId> =
+        locks.iter().filter(|(_, lock)| lock.weight_ns() > 0).map(|(id, _)| *id).collect();
+    for id in waited {
+        let queue = id.queue();
+        let raw = capture.blames.get(&queue);
+        // The account is at the write side, if anybody waited to write.
+        let is_shown_there = queue != id && locks.get(&queue).is_some_and(|lock| lock.weight_ns() > 0);
+        let Some(lock) = locks.get_mut(&id) else { continue };
+        lock.blame = match raw {
+            Some(_) if is_shown_there => None,
+            Some(raw) => {
+                if capture.scheduler_watched {
+                    lock.woken_to_running_ns = Some(raw.woken_to_running_ns);
+                }
+                Some(blame(raw, table, capture.scheduler_watched))
+            }
+            None => {
+                let mut blame = Blame::default();
+                blame.leave_unattributed(BlameGap::NoReleaseEvent, None, lock.weight_ns());
+                Some(blame)
+            }
+        };
+    }
+}
+
+fn blame(raw: &RawBlame, table: &mut Table<'_>, scheduler_watched: bool) -> Blame {
+    let mut blame = Blame {
+        handoff_ns: raw.handoff_ns,
+        handoffs: raw.handoffs,
+        unreleased_ns: raw.unreleased_ns,
+        unreleased_by: raw.unreleased_by.clone(),
+        wanted_ns: raw.wanted_ns,
+        idle_while_wanted_ns: raw.idle_while_wanted_ns,
+        ..Default::default()
+    };
+    for part in &raw.unattributed {
+        blame.leave_unattributed(part.reason, part.thread.clone(), part.waited_ns);
+    }
+    for holder in &raw.holders {
+        let pid = Some(holder.thread.pid);
+        blame.holders.push(Holder {
+            thread: holder.thread.clone(),
+            kernel_stack: table.stack(holder.kernel_stack, Space::Kernel, None),
+            user_stack: table.stack(holder.user_stack, Space::User, pid),
+            evidence: holder.evidence,
+            blamed_ns: holder.blamed_ns,
+            chained_ns: holder.chained_ns,
+            holds: holder.holds,
+            wanted_ns: holder.wanted_ns,
+            states: (scheduler_watched && holder.states.total_ns() > 0).then_some(holder.states),
+        });
+    }
+    let mut party = |raw: &RawParty| Party {
+        pid: raw.pid,
+        comm: raw.comm.clone(),
+        kernel_stack: table.stack(raw.kernel_stack, Space::Kernel, None),
+        user_stack: table.stack(raw.user_stack, Space::User, Some(raw.pid)),
+    };
+    for (waiter, holder, waited_ns) in &raw.pairs {
+        blame.pairs.push(Pair { waiter: party(waiter), holder: party(holder), waited_ns: *waited_ns });
+    }
+    for (through, other, waited_ns) in &raw.chains {
+        let (through, waited_ns) = (through.clone(), *waited_ns);
+        blame.chains.push(Chain { through, kind: other.kind, addr: other.addr, pid: other.pid, waited_ns });
+    }
+    blame.rank();
+    blame
 }
 
 /// See raise_max() in bpf/core.bpf.h: the histogram corrects a maximum that lost a race.

@@ -115,6 +115,8 @@ struct task_struct {
 	struct thread_info thread_info;
 	void *stack;
 	unsigned int flags;
+	int on_cpu;
+	unsigned int in_iowait : 1;
 	int pid;
 	int tgid;
 	struct signal_struct *signal;

@@ -29,6 +29,11 @@ unsafe impl Plain for types::thread_key {}
 unsafe impl Plain for types::thread {}
 unsafe impl Plain for types::release_key {}
 unsafe impl Plain for types::release_stats {}
+unsafe impl Plain for types::blame_key {}
+unsafe impl Plain for types::blame_stats {}
+unsafe impl Plain for types::pair_key {}
+unsafe impl Plain for types::chain_key {}
+unsafe impl Plain for types::chain_stats {}
 unsafe impl Plain for types::wait_key {}
 unsafe impl Plain for types::wait {}
 unsafe impl Plain for types::owner_key {}

@@ -335,6 +335,9 @@ pub const FILE_LOCKS: [Tracepoint; 3] = [
 /// Processes are followed by these; no lock depends on them.
 pub const LIFECYCLE: [&str; 3] = ["sched_process_fork", "sched_process_exec", "sched_process_exit"];
 
+/// What holders of wanted locks do, and when waiters run after they were woken; no lock depends on them either.
+pub const SCHEDULER: [&str; 2] = ["sched_switch", "sched_waking"];
+
 /// What the contention tracepoints miss of a family even where they exist (measured, see
 /// docs/coverage.md); `None`: nothing known.
 pub fn tracepoint_holes(family: Family) -> Option<&'static str> {
@@ -368,5 +371,6 @@ pub fn tracepoint_names() -> Vec<&'static str> {
         .chain(&FILE_LOCKS)
         .map(|tracepoint| tracepoint.name)
         .chain(LIFECYCLE)
+        .chain(SCHEDULER)
         .collect()
 }

@@ -76,7 +76,7 @@ pub struct Plan {
     pub tracepoint_kinds: Vec<LockKind>,
     /// Kinds whose slow path is hooked and for which contention_begin says when a waiter stops spinning.
     pub phase_kinds: Vec<LockKind>,
-    /// Process life-cycle tracepoints to attach.
+    /// Tracepoints of processes' lives and of the scheduler to attach.
     pub lifecycle: Vec<&'static str>,
     /// PREEMPT_RT: nobody spins for an rw_semaphore or a spinlock_t, and the tracepoints see every wait.
     pub realtime: bool,
@@ -185,6 +185,7 @@ impl Plan {
 
         let lifecycle = catalog::LIFECYCLE
             .into_iter()
+            .chain(catalog::SCHEDULER)
             .filter(|name| facts.tracepoints.contains(*name) && facts.raw_tracepoint.works())
             .collect();
         Plan { hooks, tracepoint_kinds, phase_kinds, lifecycle, realtime: facts.realtime }

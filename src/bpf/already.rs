@@ -1,8 +1,10 @@
 //! Threads that waited for a futex before the profile: their waits are put where BPF would have put them, so that
 //! it sees their ends, and those that never end are shown.
 
+use super::blame_wire;
 use super::load::{TargetThread, Tracer};
 use super::skel::types;
+use super::wire;
 use crate::unwind::WalkEnd;
 use anyhow::{Context, Result};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags};
@@ -54,7 +56,7 @@ impl Tracer {
         let mut wait = types::futex_wait {
             site: types::site_key {
                 lock,
-                kernel_stack: STACK_NOT_TAKEN,
+                kernel_stack: wire::STACK_NOT_TAKEN,
                 user_stack: self.add_stack(waiting)?,
                 tgid: waiting.pid,
                 futex: bits,
@@ -76,17 +78,21 @@ impl Tracer {
         }
         let maps = &self.skel().maps;
         // SAFETY: plain C structs of integers without padding.
-        let (key, value) = unsafe { (plain::as_bytes(&lock), plain::as_bytes(&wait)) };
+        let key = unsafe { plain::as_bytes(&lock) };
         let mut stats: types::lock_stats =
-            maps.locks.lookup(key, MapFlags::ANY)?.map(|bytes| super::wire::read(&bytes)).unwrap_or_default();
+            maps.locks.lookup(key, MapFlags::ANY)?.map(|bytes| wire::read(&bytes)).unwrap_or_default();
         stats.waiting += 1;
+        blame_wire::add_early_waiter(&mut stats.queue, begin_ns, &wait.owner);
+        wait.queued = 1;
         // SAFETY: as above.
         let stats = unsafe { plain::as_bytes(&stats) };
         match maps.locks.update(key, stats, MapFlags::ANY) {
             // It will be counted when the wait ends.
-            Err(err) if err.kind() == ErrorKind::TooBig => {}
+            Err(err) if err.kind() == ErrorKind::TooBig => wait.queued = 0,
             result => result.context("Failed to write the map of locks")?,
         }
+        // SAFETY: as above.
+        let value = unsafe { plain::as_bytes(&wait) };
         match maps.futex_waits.update(&waiting.tid.to_ne_bytes(), value, MapFlags::NO_EXIST) {
             Err(err) if err.kind() == ErrorKind::TooBig => {
                 self.count_wait_without_room();
@@ -101,16 +107,11 @@ impl Tracer {
     }
 
     /// It had gone on before the hooks were active.
-    pub fn forget_waiting(&mut self, tid: u32) {
-        let key = tid.to_ne_bytes();
-        let maps = &self.skel().maps;
-        let Ok(Some(bytes)) = maps.futex_waits.lookup(&key, MapFlags::ANY) else { return };
-        // Meanwhile it may wait for something else, which the hooks saw.
-        if super::wire::read::<types::futex_wait>(&bytes).from_before != 0
-            && maps.futex_waits.delete(&key).is_ok()
-        {
+    pub fn forget_waiting(&mut self, tid: u32) -> Result<()> {
+        if self.forget_early_wait(tid).context("Failed to forget a wait that is over")? {
             self.count_early_wait(-1);
         }
+        Ok(())
     }
 
     /// The id it is kept under; `STACK_LOST` when there is no room.
@@ -142,7 +143,6 @@ impl Tracer {
 
 // lockprof.h
 const STACK_LOST: u64 = 0;
-const STACK_NOT_TAKEN: u64 = 1;
 
 fn copy_comm(from: &str, to: &mut [i8; 16]) {
     for (to, from) in to.iter_mut().zip(from.bytes().take(15)) {

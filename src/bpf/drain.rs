@@ -2,7 +2,7 @@
 
 use super::load::Tracer;
 use super::skel::types;
-use super::{futex_wire, wire};
+use super::{blame_wire, futex_wire, wire};
 use crate::model::{RawCapture, SiteId, WaitStats};
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags};
@@ -15,9 +15,11 @@ const BATCH: usize = 1024;
 
 impl Tracer {
     /// Reads everything out. Call after [`Tracer::deactivate`]; the maps keep their contents.
-    pub fn collect(&self) -> Result<RawCapture> {
+    /// `stop_ns`: when it was deactivated.
+    pub fn collect(&self, stop_ns: u64) -> Result<RawCapture> {
         let maps = &self.skel().maps;
-        let mut capture = RawCapture::default();
+        let mut capture = RawCapture { stop_ns, ..Default::default() };
+        let since_epoch_ns = stop_ns.saturating_sub(self.epoch_ns());
 
         each(&maps.sites, |key: types::site_key, value: types::site_stats| {
             if let Some(id) = wire::site_id(&key) {
@@ -29,6 +31,9 @@ impl Tracer {
         each(&maps.locks, |key: types::lock_key, value: types::lock_stats| {
             if let Some(id) = wire::lock_id(&key) {
                 capture.contended_holds.extend(futex_wire::contended_holds(&value).map(|holds| (id, holds)));
+                capture
+                    .blames
+                    .extend(blame_wire::account(&value.queue, since_epoch_ns).map(|blame| (id, blame)));
                 capture.locks.insert(id, wire::raw_lock(&value));
             }
         })
@@ -37,6 +42,7 @@ impl Tracer {
             capture.owners.extend(wire::lock_owner(&key, &value));
         })
         .context("Failed to read the map of owners")?;
+        self.collect_blame(&mut capture)?;
         capture.kinds_with_releases = self.kinds_with_releases().to_vec();
         each(&maps.holds, |key: types::lock_key, value: types::hold_stats| {
             if let Some(id) = wire::lock_id(&key) {
@@ -86,6 +92,28 @@ impl Tracer {
 }
 
 impl Tracer {
+    fn collect_blame(&self, capture: &mut RawCapture) -> Result<()> {
+        let maps = &self.skel().maps;
+        capture.scheduler_watched = self.watches_scheduler();
+        each(&maps.blames, |key: types::blame_key, value: types::blame_stats| {
+            let Some(id) = wire::lock_id(&key.lock) else { return };
+            blame_wire::add_holder(capture.blames.entry(id).or_default(), &key, &value);
+        })
+        .context("Failed to read the map of holders")?;
+        each(&maps.pairs, |key: types::pair_key, waited_ns: u64| {
+            let Some(id) = wire::lock_id(&key.lock) else { return };
+            let pair = (blame_wire::party(&key.waiter), blame_wire::party(&key.holder), waited_ns);
+            capture.blames.entry(id).or_default().pairs.push(pair);
+        })
+        .context("Failed to read the map of who waited for whom")?;
+        each(&maps.chains, |key: types::chain_key, value: types::chain_stats| {
+            let Some(id) = wire::lock_id(&key.lock) else { return };
+            let chains = &mut capture.blames.entry(id).or_default().chains;
+            chains.extend(blame_wire::chain(&key, &value));
+        })
+        .context("Failed to read the map of chains")
+    }
+
     /// One site may have an entry on each CPU.
     fn collect_spins(&self, capture: &mut RawCapture) {
         let tables = self.spin_tables();

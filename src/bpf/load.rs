@@ -84,6 +84,8 @@ pub struct Tracer {
     threads_not_remembered: u64,
     early_waits_without_room: u64,
     early_waits: i64,
+    epoch_ns: u64,
+    watches_scheduler: bool,
 }
 
 /// What spin waits came to, each CPU's part after the other.
@@ -145,6 +147,9 @@ fn strike(plan: &mut Plan, function: &str, reason: &str) {
         });
     }
 }
+
+/// Run by hand, attached to nothing.
+const FORGET_EARLY_WAIT: &str = "forget_early_wait__run";
 
 /// `mutex_lock__fexit` → (`mutex_lock`, `fexit`)
 fn split_name(program: &str) -> (&str, &str) {
@@ -227,6 +232,10 @@ impl Tracer {
         open.maps.futex_waits.set_max_entries(entries)?;
         open.maps.threads.set_max_entries(entries)?;
         open.maps.releases.set_max_entries(entries)?;
+        open.maps.watched.set_max_entries(entries)?;
+        open.maps.blames.set_max_entries(entries)?;
+        open.maps.pairs.set_max_entries(entries)?;
+        open.maps.chains.set_max_entries(entries)?;
         open.maps.locks.set_max_entries((entries / 4).max(1))?;
         // Not asked for, not paid for: preallocated maps take memory.
         let hold = cfg!(test) || plan.times_sleeping_holds();
@@ -252,7 +261,8 @@ impl Tracer {
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let hook = hook_of(plan, &name);
-            program.set_autoload(hook.is_some() || is_lifecycle(plan, &name) || besides(&name));
+            let wanted = hook.is_some() || is_lifecycle(plan, &name) || name == FORGET_EARLY_WAIT;
+            program.set_autoload(wanted || besides(&name));
             if hook.is_some_and(|hook| hook.backend == Some(Backend::KprobeMulti)) {
                 program.set_attach_type(ProgramAttachType::KprobeMulti);
             }
@@ -313,6 +323,8 @@ impl Tracer {
             threads_not_remembered: 0,
             early_waits_without_room: 0,
             early_waits: 0,
+            epoch_ns: 0,
+            watches_scheduler: catalog::SCHEDULER.iter().all(|name| plan.lifecycle.contains(name)),
         })
     }
 
@@ -351,6 +363,44 @@ impl Tracer {
         self.kinds_with_releases =
             LockKind::ALL.into_iter().filter(|kind| plan.sees_contended_releases(*kind)).collect();
         Ok(())
+    }
+
+    /// When the profile begins; before [`Tracer::activate`].
+    pub fn set_epoch(&mut self, epoch_ns: u64) -> Result<()> {
+        let bss = self.skel.maps.bss_data.as_deref_mut().context("The BPF object has no .bss")?;
+        // SAFETY: as in set_active().
+        unsafe { std::ptr::write_volatile(&mut bss.epoch_ns, epoch_ns) };
+        self.epoch_ns = epoch_ns;
+        Ok(())
+    }
+
+    pub(super) fn epoch_ns(&self) -> u64 {
+        self.epoch_ns
+    }
+
+    pub(super) fn watches_scheduler(&self) -> bool {
+        self.watches_scheduler
+    }
+
+    /// A wait that was going on when the list of them was made had ended before the hooks were active. Done by
+    /// BPF, for the lock's record changes meanwhile. False: it was not there any more.
+    pub(super) fn forget_early_wait(&self, tid: u32) -> Result<bool> {
+        let object = libbpf_rs::skel::Skel::object(&*self.skel);
+        let program = object.progs().find(|program| program.name() == FORGET_EARLY_WAIT);
+        let program = program.context("The BPF object has no program that forgets waits")?;
+        let context = u64::from(tid).to_ne_bytes();
+        let mut options = libbpf_sys::bpf_test_run_opts {
+            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+            ctx_in: context.as_ptr().cast(),
+            ctx_size_in: context.len() as u32,
+            ..Default::default()
+        };
+        // SAFETY: the context outlives the call, and its size is given.
+        let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_fd().as_raw_fd(), &mut options) };
+        if result != 0 {
+            return Err(std::io::Error::from_raw_os_error(-result).into());
+        }
+        Ok(options.retval == 1)
     }
 
     /// From now on events count.
@@ -472,7 +522,7 @@ impl Tracer {
             .links
             .iter()
             .map(|attached| split_name(&attached.program).0)
-            .filter(|function| !function.starts_with("sched_process_"))
+            .filter(|function| !function.starts_with("sched_"))
             .collect();
         functions.len() as u64
     }
@@ -637,7 +687,7 @@ mod tests {
             .chain(catalog::tracepoint_names())
             .collect();
         for program in programs() {
-            if split_name(&program).1 == "selftest" {
+            if ["selftest", "run"].contains(&split_name(&program).1) {
                 continue;
             }
             assert!(known.contains(split_name(&program).0), "{program} is in no catalog");

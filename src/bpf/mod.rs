@@ -4,6 +4,7 @@
 //! [`blocked`]: one look, before that, at threads that wait already.
 
 mod already;
+mod blame_wire;
 mod blocked;
 mod drain;
 mod futex_wire;

@@ -48,6 +48,9 @@ pub fn lock_id(key: &types::lock_key) -> Option<LockId> {
     Some(LockId { kind, addr: key.addr, pid: (key.tgid != 0).then_some(key.tgid) })
 }
 
+/// lockprof.h
+pub(super) const STACK_NOT_TAKEN: u64 = 1;
+
 pub(super) fn raw_stack(id: u64) -> RawStack {
     match id {
         // STACK_LOST and STACK_NOT_TAKEN of lockprof.h
@@ -243,6 +246,18 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
             "releases_map_full",
             "wakes of a waiter that are not listed: more pairs of threads and stacks than --map-entries",
         ),
+        L::LOSS_BLAMES_MAP_FULL => (
+            "blames_map_full",
+            "waits charged to no holder: more holders and stacks of holders than --map-entries",
+        ),
+        L::LOSS_PAIRS_MAP_FULL => (
+            "pairs_map_full",
+            "waits missing from who waited for whom: more pairs of stacks than --map-entries",
+        ),
+        L::LOSS_WATCHED_MAP_FULL => (
+            "watched_map_full",
+            "holders whose running and sleeping is not told: more threads that wait or hold than --map-entries",
+        ),
         L::LOSS_FUTEX_HOLDS_TOO_DEEP => (
             "futex_holds_too_deep",
             "contended holds of user locks not timed: the thread held more than 4 it had waited for",
@@ -342,10 +357,10 @@ mod tests {
     #[test]
     fn records_have_the_size_the_c_side_asserts() {
         assert_eq!(size_of::<types::site_key>(), 40);
-        assert_eq!(size_of::<types::futex_wait>(), 408);
+        assert_eq!(size_of::<types::futex_wait>(), 440);
         assert_eq!(size_of::<types::site_stats>(), 56);
         assert_eq!(size_of::<types::lock_stats>(), 2336);
-        assert_eq!(size_of::<types::wait>(), 120);
+        assert_eq!(size_of::<types::wait>(), 136);
         assert_eq!(size_of::<types::spin_site>(), 96);
         assert_eq!(size_of::<types::spin_stack>(), 1032);
         assert_eq!(size_of::<types::stack>(), 1024);

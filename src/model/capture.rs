@@ -11,6 +11,16 @@ pub enum RawStack {
     NotTaken,
 }
 
+impl LockId {
+    /// Where the account of its waiters is: both sides of an rw_semaphore have one.
+    pub fn queue(self) -> LockId {
+        match self.kind {
+            LockKind::RwsemRead => LockId { kind: LockKind::RwsemWrite, ..self },
+            _ => self,
+        }
+    }
+}
+
 /// A lock, as BPF keys it; `pid` only for futexes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LockId {
@@ -40,6 +50,44 @@ pub struct RawLock {
     /// Waits that began while no task owned it, and while readers did.
     pub begun_unowned: u64,
     pub begun_read_owned: u64,
+}
+
+/// The account of one queue of waiters: `model::Blame`, with stacks as BPF keys them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawBlame {
+    pub holders: Vec<RawHolder>,
+    pub handoff_ns: u64,
+    pub handoffs: u64,
+    pub unattributed: Vec<super::Unattributed>,
+    pub unreleased_ns: u64,
+    pub unreleased_by: Option<super::Thread>,
+    pub wanted_ns: u64,
+    pub idle_while_wanted_ns: u64,
+    pub woken_to_running_ns: u64,
+    pub pairs: Vec<(RawParty, RawParty, u64)>,
+    /// Through which thread, for which lock.
+    pub chains: Vec<(super::Thread, LockId, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawHolder {
+    pub thread: super::Thread,
+    pub kernel_stack: RawStack,
+    pub user_stack: RawStack,
+    pub evidence: super::Evidence,
+    pub blamed_ns: u64,
+    pub chained_ns: u64,
+    pub holds: u64,
+    pub wanted_ns: u64,
+    pub states: super::HolderStates,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RawParty {
+    pub pid: u32,
+    pub comm: String,
+    pub kernel_stack: RawStack,
+    pub user_stack: RawStack,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +120,10 @@ pub struct RawCapture {
     pub contended_holds: HashMap<LockId, super::HoldStats>,
     /// Per lock: waker, tid of the woken thread, the waker's stack, how often.
     pub releasers: Vec<(LockId, super::Thread, u32, RawStack, u64)>,
+    /// By the lock that stands for the whole queue: of a reader-writer lock the write side.
+    pub blames: HashMap<LockId, RawBlame>,
+    /// What threads did was seen by the scheduler's tracepoints.
+    pub scheduler_watched: bool,
     /// Kinds of which contended releases are seen.
     pub kinds_with_releases: Vec<LockKind>,
     pub stacks: HashMap<u64, RawFrames>,

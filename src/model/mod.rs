@@ -17,7 +17,9 @@ mod stack;
 pub use blame::{
     Blame, BlameGap, Chain, Conservation, Evidence, Holder, HolderStates, Pair, Party, Unattributed,
 };
-pub use capture::{LockId, RawCapture, RawFrames, RawLock, RawStack, RawWait, SiteId};
+pub use capture::{
+    LockId, RawBlame, RawCapture, RawFrames, RawHolder, RawLock, RawParty, RawStack, RawWait, SiteId,
+};
 pub use futex::{
     FutexCall, FutexClass, FutexKind, FutexLock, FutexOp, FutexPlace, FutexValue, FutexWords, LockPlace,
     ParkToken, Releaser, Side,

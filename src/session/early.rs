@@ -81,11 +81,12 @@ impl Early {
     }
 
     /// Right after the hooks became active: a wait that ended before that has no end.
-    pub fn forget_those_who_went_on(&self, tracer: &mut Tracer) {
+    pub fn forget_those_who_went_on(&self, tracer: &mut Tracer) -> Result<()> {
         for waiting in &self.waiting {
             if !blocked::still_blocked(waiting.pid, waiting.tid, waiting) {
-                tracer.forget_waiting(waiting.tid);
+                tracer.forget_waiting(waiting.tid)?;
             }
         }
+        Ok(())
     }
 }

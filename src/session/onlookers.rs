@@ -30,12 +30,21 @@ pub struct Onlookers {
 /// A thread that is gone waits for nothing: the end of its last wait came when its process was no target any more,
 /// in the middle of exiting.
 pub fn leave_out_the_dead(capture: &mut RawCapture) {
-    let before = capture.in_flight.len();
-    capture.in_flight.retain(|wait| {
+    let mut gone = 0;
+    let RawCapture { in_flight, blames, start_ns, stop_ns, .. } = capture;
+    in_flight.retain(|wait| {
         // Kernel threads and interrupts wait in the name of whom they interrupted: tid 0 is the idle task.
-        wait.tid == 0 || Path::new(&format!("/proc/{}/task/{}", wait.site.pid, wait.tid)).exists()
+        let there =
+            wait.tid == 0 || Path::new(&format!("/proc/{}/task/{}", wait.site.pid, wait.tid)).exists();
+        if !there {
+            gone += 1;
+            if let Some(blame) = blames.get_mut(&wait.site.lock.queue()) {
+                let age_ns = stop_ns.saturating_sub(wait.begin_ns.max(*start_ns));
+                blame.unreleased_ns = blame.unreleased_ns.saturating_sub(age_ns);
+            }
+        }
+        there
     });
-    let gone = (before - capture.in_flight.len()) as u64;
     let loss = capture.losses.iter_mut().find(|loss| loss.reason == "unpaired_begin");
     loss.expect("BPF counts it too").count += gone;
 }

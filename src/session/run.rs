@@ -142,9 +142,10 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
 
     let start_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let start_ns = monotonic_ns();
+    tracer.set_epoch(start_ns)?;
     early.add(&mut tracer, start_ns)?;
     tracer.activate()?;
-    early.forget_those_who_went_on(&mut tracer);
+    early.forget_those_who_went_on(&mut tracer)?;
     let mut watch = match held {
         Some(held) => Watch::Command(held.release()?),
         None if watched.is_empty() => Watch::System,
@@ -158,8 +159,8 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
     let notices = tracer.poll(Duration::ZERO)?;
     onlookers.attend(notices, &mut tracer)?;
 
-    let mut capture = tracer.collect()?;
-    (capture.start_ns, capture.stop_ns) = (start_ns, stop_ns);
+    let mut capture = tracer.collect(stop_ns)?;
+    capture.start_ns = start_ns;
     // Unreadable symbols are no reason to lose a profile: frames stay addresses, and that is counted.
     let kernel = KernelSymbols::load().unwrap_or_default();
     capture.losses.extend(onlookers.losses());

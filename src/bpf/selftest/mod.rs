@@ -26,6 +26,13 @@ const MUTEX: u64 = 32;
 /// Looks like the address of a slab object.
 const LOCK: u64 = 0xffff_8880_0000_1000;
 
+fn now_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// Per-CPU state, and two sysctls: one test at a time, each pinned to one CPU.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
@@ -114,6 +121,7 @@ impl Bench {
     fn load(alone: MutexGuard<'static, ()>, plan: &Plan, facts: &Facts, settings: &Settings) -> Bench {
         let mut tracer = Tracer::load_selftest(plan, facts, settings)
             .expect("BPF programs load: run this as root, on a kernel that allows BPF");
+        tracer.set_epoch(now_ns()).expect("the globals are mapped");
         tracer.activate().expect("the globals are mapped");
         Bench { tracer, _alone: alone }
     }
@@ -156,7 +164,7 @@ impl Bench {
     }
 
     fn capture(&self) -> RawCapture {
-        self.tracer.collect().expect("the maps are readable")
+        self.tracer.collect(now_ns()).expect("the maps are readable")
     }
 }
 
@@ -512,7 +520,7 @@ fn started_with(extra: Hook) -> (Plan, RawCapture) {
     let mut tracer = Tracer::start(&mut plan, &facts, &settings(64, targets)).expect("the others work");
     tracer.activate().expect("the globals are mapped");
     tracer.deactivate().expect("the globals are mapped");
-    let capture = tracer.collect().expect("the maps can be read");
+    let capture = tracer.collect(now_ns()).expect("the maps can be read");
     assert_eq!(capture.events.hooks_attached, others as u64, "all the others are attached");
     (plan, capture)
 }
