@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(size_of::<types::site_key>(), 40);
         assert_eq!(size_of::<types::futex_wait>(), 440);
         assert_eq!(size_of::<types::site_stats>(), 56);
-        assert_eq!(size_of::<types::lock_stats>(), 2336);
+        assert_eq!(size_of::<types::lock_stats>(), 3016);
         assert_eq!(size_of::<types::wait>(), 136);
         assert_eq!(size_of::<types::spin_site>(), 96);
         assert_eq!(size_of::<types::spin_stack>(), 1032);

@@ -2,6 +2,7 @@
 //!
 //! The protocol and the scenarios are described in README.md next to this file.
 
+mod blame;
 mod blocked;
 mod busy;
 mod clock;
@@ -80,6 +81,9 @@ enum Scenario {
     Storm,
     Swarm,
     Short,
+    TwoHolders,
+    Chain,
+    SlowHolder,
 }
 
 /// When the gate is passed.
@@ -137,6 +141,9 @@ pub struct Options {
     /// swarm: number of distinct call stacks that lead to them
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     stacks: u64,
+    /// slow-holder: what keeps it from letting go
+    #[arg(long, value_enum, default_value_t = blame::Why::Sleep)]
+    why: blame::Why,
     /// short: status to exit with
     #[arg(long, default_value_t = 0)]
     exit_code: u8,
@@ -241,6 +248,9 @@ fn run(mut options: Options) -> Result<ExitCode> {
         Scenario::Busy => busy::run(&options),
         Scenario::Storm => storm::run(&options),
         Scenario::Swarm => swarm::run(&options),
+        Scenario::TwoHolders => blame::run_two_holders(&options),
+        Scenario::Chain => blame::run_chain(&options),
+        Scenario::SlowHolder => blame::run_slow_holder(&options),
     }?;
     let name = options.scenario.to_possible_value().map(|value| value.get_name().to_string());
     truth::print_truth(&name.unwrap_or_default(), &outcome, start_ns, clock::now_ns())?;

@@ -1,6 +1,7 @@
 //! The BPF logic driven by BPF_PROG_TEST_RUN with nothing attached: pairing, nesting, filters, and
 //! one test per loss that BPF counts. Needs root: `cargo test --lib -- --ignored`.
 
+mod blame;
 mod files;
 mod futex_calls;
 mod futexes;
