@@ -61,10 +61,16 @@ __noinline int queue_release(__u64 addr, __u32 kind)
 		watch->charge_known_states = 0;
 		return ns > 0;
 	}
-	if (q->pending_ns)
-		charge_pending(addr, kind);
 	count_wall(q, sum.waiters, now);
 	queue_take(q, sum.ns);
+	/* Somebody was thought to have it, in between. */
+	if (q->pending_ns && q->pending.tid == tid) {
+		sum.ns += q->pending_ns;
+		q->hold_wanted_ns += q->pending_wanted_ns;
+		q->pending_ns = 0;
+	}
+	if (q->pending_ns)
+		charge_pending(addr, kind);
 	if (!watch) {
 		q->no_room_ns += sum.ns;
 	} else {

@@ -67,6 +67,15 @@ static __always_inline bool releases_by_wake(__u32 kind, __u32 bits)
 	return FUTEX_CMD(bits) == FUTEX_WAIT && place != PLACE_OWN_STACK && place != PLACE_EITHER;
 }
 
+/* … and does so even if nobody waits any more: the third state stays until then. */
+static __always_inline __u32 queue_how(__u32 kind, __u32 bits)
+{
+	bool three_states = kind == KIND_FUTEX && (bits >> FUTEX_VALUE_SHIFT & 0xf) == VALUE_TWO &&
+			    releases_by_wake(kind, bits);
+
+	return kind | (three_states ? QUEUE_SEES_ALL : 0);
+}
+
 /* What is certain of a mutex is only likely of another word: musl's pthread_join waits for a 2 too. */
 static __always_inline bool is_retry(const struct futex_wait *wait, __u32 bits, __u64 now)
 {
@@ -238,7 +247,8 @@ __noinline int futex_begin_call(void)
 	if (wait->begin_ns) {
 		if (continues(wait, call->uaddr, call->bits, now)) {
 			if (wait->queued)
-				queue_rejoins(wait->site.lock.addr, wait->site.lock.kind,
+				queue_rejoins(wait->site.lock.addr,
+					      queue_how(wait->site.lock.kind, call->bits),
 					      wait->end_ns, call->owner.tid, call->owner.task);
 			wait->end_ns = 0;
 			wait->merged++;

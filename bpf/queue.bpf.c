@@ -31,14 +31,21 @@ static __always_inline void holder_is_owner(struct holder *holder, __u32 tid, __
 static __always_inline void watch_holder(struct counters *c, const struct lock_key *key, __u32 tid,
 					 __u64 task, __u64 now)
 {
+	struct lock_stats *stats;
 	struct watch *watch;
 
 	if (!tid)
 		return;
 	watch = watch_of(c, tid);
-	/* It holds another one that is wanted: its time is told for that one only. */
-	if (!watch || watch->held.addr)
+	if (!watch || same_key(&watch->held, key))
 		return;
+	if (watch->held.addr) {
+		/* It holds another one that is wanted: its time is told for that one only. */
+		stats = bpf_map_lookup_elem(&locks, &watch->held);
+		if (stats && stats->queue.holder.tid == tid &&
+		    queue_sum(&stats->queue, now).waiters)
+			return;
+	}
 	watch->state =
 	    tid == (__u32)bpf_get_current_pid_tgid() ? WATCH_RUNNING : state_of_task(task, watch);
 	watch->since_ns = now;
@@ -96,15 +103,15 @@ static __always_inline void take_position(struct queue_position *position, const
 
 /* Who owns the lock now, as its word says; what the queue believed may be outdated. */
 static __always_inline void look_at_owner(struct queue *q, const struct lock_key *key,
-					  struct queue_sum *sum, __u64 now, __u32 owner_tid,
-					  __u64 owner_task)
+					  struct queue_sum *sum, __u32 how, __u64 now,
+					  __u32 owner_tid, __u64 owner_task)
 {
 	bool known = q->holder.evidence <= HOLDER_OWNER_WORD && q->state == QUEUE_HELD;
 
 	if (!sum->waiters) {
-		/* A futex's release is always seen; of a kernel lock that nobody waits for it is not. */
-		bool same = known && (owner_tid ? q->holder.tid == owner_tid
-						: is_user_lock(key->kind) && !q->holder.reads);
+		/* Most locks that nobody waits for are released unseen. */
+		bool same =
+		    known && (owner_tid ? q->holder.tid == owner_tid : how & QUEUE_SEES_ALL);
 
 		if (!same) {
 			/* Left by waits that were given up. */
@@ -211,7 +218,7 @@ static __always_inline int join(__u64 addr, __u32 how, __u64 since_ns, __u64 now
 		return 0; /* counted when the wait ends */
 	q = &stats->queue;
 	sum = queue_sum(q, now);
-	look_at_owner(q, &key, &sum, now, owner_tid, owner_task);
+	look_at_owner(q, &key, &sum, how, now, owner_tid, owner_task);
 	__sync_fetch_and_add(&q->value, queue_unit(since_ns));
 	if (q->holder.tid && q->state == QUEUE_HELD)
 		watch_holder(c, &key, q->holder.tid, owner_task, now);

@@ -37,6 +37,8 @@ extern int queue_charge_waker(__u64 addr, __u32 kind, __u64 now);
 extern int charge_pending(__u64 addr, __u32 kind);
 extern int count_pairs(__u64 addr, __u32 kind, __u32 place);
 
+/* No release of this lock goes unseen, whether or not somebody waits. */
+#define QUEUE_SEES_ALL (1U << 10)
 #define QUEUE_ABORTED (1U << 8)
 /* Under a lock where no map may be changed. */
 #define QUEUE_IN_PLACE (1U << 9)

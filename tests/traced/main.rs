@@ -7,6 +7,7 @@
 
 mod support;
 
+mod blame;
 mod coverage;
 mod early;
 mod families;

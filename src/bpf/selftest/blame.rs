@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::{BlameGap, Evidence, LockId, RawBlame, RawHolder};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -20,7 +21,11 @@ impl Actor {
     fn new() -> Actor {
         let (orders, inbox) = channel::<(RawFd, Vec<u64>)>();
         let (report, done) = channel();
-        let thread = std::thread::spawn(move || {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        // A name of its own, by which parties are told apart.
+        let named =
+            std::thread::Builder::new().name(format!("actor-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let thread = named.spawn(move || {
             // SAFETY: gettid takes nothing.
             report.send(unsafe { libc::gettid() } as u32).expect("the test listens");
             for (program, args) in inbox {
@@ -28,6 +33,7 @@ impl Actor {
                 report.send(0).expect("the test listens");
             }
         });
+        let thread = thread.expect("a thread starts");
         let tid = done.recv().expect("the thread starts");
         Actor { orders: Some(orders), done, thread: Some(thread), tid }
     }
@@ -350,27 +356,35 @@ fn loss_watched_map_full() {
 #[test]
 #[ignore = "needs root"]
 fn loss_pairs_map_full() {
-    const ROOM: usize = 4;
-    let bench = Bench::new(ROOM as u32);
-    bench.begin(LOCK, MUTEX);
-    // Each waiter and each holder is at a place of its own only by its name: threads are named.
-    for round in 0..ROOM + 3 {
-        let name = format!("holder-{round}");
-        let program = bench.program("release__selftest");
-        std::thread::Builder::new()
-            .name(name)
-            .spawn(move || {
-                for _ in 0..2 {
-                    run(program, &[LOCK, 1]);
-                }
-            })
-            .expect("a thread starts")
-            .join()
-            .expect("it runs");
-    }
-    bench.end(LOCK, 0);
+    const ROOM: u32 = 8;
+    let bench = Bench::new(ROOM);
+    let (waiters, holders): ([Actor; 2], [Actor; 6]) = (actors(), actors());
+    waiters.iter().for_each(|waiter| waiter.begin(&bench, LOCK, MUTEX));
+    holders.iter().for_each(|holder| holder.unlock(&bench, LOCK));
+    waiters.iter().for_each(|waiter| waiter.end(&bench, LOCK));
     let capture = bench.capture();
+    let blame = blame_of(&capture, mutex(LOCK));
+    assert_eq!(blame.holders.iter().filter(|holder| holder.evidence == Evidence::Release).count(), 6);
+    assert_eq!(blame.pairs.len(), ROOM as usize);
+    // Six each, and one for the waiter that came second: the first one had the lock.
+    assert!(lost(&capture, "pairs_map_full") >= 4);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_blames_map_full() {
+    const ROOM: u32 = 8;
+    let bench = Bench::new(ROOM);
+    let holders: [Actor; 6] = actors();
+    // As many locks as fit into a quarter of the entries.
+    for lock in [LOCK, OTHER_LOCK] {
+        bench.begin(lock, MUTEX);
+        holders.iter().for_each(|holder| holder.unlock(&bench, lock));
+        bench.end(lock, 0);
+    }
+    let capture = bench.capture();
+    assert_eq!(lost(&capture, "blames_map_full"), 2 * 6 - u64::from(ROOM));
     blame_of(&capture, mutex(LOCK));
-    let pairs = capture.blames[&mutex(LOCK)].pairs.len();
-    assert!(pairs <= ROOM, "{pairs}");
+    let without_room = blame_of(&capture, mutex(OTHER_LOCK));
+    assert!(without_room.unattributed.iter().any(|part| part.reason == BlameGap::NoRoom));
 }
