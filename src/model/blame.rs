@@ -10,7 +10,7 @@
 //! exactly, per lock ([`Conservation`]). Waiter-time can exceed the run's: four threads that wait one second
 //! for one holder make four seconds of blame.
 
-use super::{LockKind, Profile, StackRef, Thread};
+use super::{Family, Lock, LockKind, Profile, StackRef, Thread};
 use serde::{Deserialize, Serialize};
 
 /// Of one lock; the two sides of an rw_semaphore have one account between them, at the row of either.
@@ -192,6 +192,13 @@ impl Blame {
         self.blamed_ns() + self.handoff_ns + self.unattributed_ns() + self.unreleased_ns
     }
 
+    /// Wall time it was wanted, held and not held; `None` where nobody saw it change hands, since whoever
+    /// waited, waited for some time.
+    pub fn wall_ns(&self) -> Option<(u64, u64)> {
+        let (held, idle) = (self.wanted_ns, self.idle_while_wanted_ns);
+        (held + idle > 0 || self.accounted_ns() == 0).then_some((held, idle))
+    }
+
     /// Adds to the bucket of a reason.
     pub fn leave_unattributed(&mut self, reason: BlameGap, thread: Option<Thread>, waited_ns: u64) {
         if waited_ns == 0 {
@@ -295,5 +302,145 @@ impl Conservation {
             + i128::from(self.unattributed_ns)
             + i128::from(self.unreleased_ns);
         i128::from(self.waited_ns) - accounted
+    }
+}
+
+/// One lock with everything that was waited for it: both sides of a reader-writer lock, and what is known
+/// about who made them wait.
+#[derive(Clone, Debug)]
+pub struct Account<'a> {
+    /// Never empty; the one with the account first, else that with the longer waits.
+    pub rows: Vec<&'a Lock>,
+    pub blame: Option<&'a Blame>,
+}
+
+impl Account<'_> {
+    pub fn key(&self) -> (Family, u64, Option<u32>) {
+        account_key(self.rows[0])
+    }
+
+    pub fn waited_ns(&self) -> u64 {
+        self.rows.iter().map(|lock| lock.weight_ns()).sum()
+    }
+
+    /// Waited and in no bucket of the account.
+    pub fn missing_ns(&self) -> u64 {
+        self.waited_ns().saturating_sub(self.blame.map_or(0, Blame::accounted_ns))
+    }
+}
+
+fn account_key(lock: &Lock) -> (Family, u64, Option<u32>) {
+    (lock.kind.family(), lock.addr, lock.pid)
+}
+
+/// Of all contention; in the order of the profile.
+pub fn accounts(profile: &Profile) -> Vec<Account<'_>> {
+    let mut accounts: Vec<Account> = Vec::new();
+    let mut known = std::collections::HashMap::new();
+    for lock in profile.locks.iter().filter(|lock| lock.is_contention()) {
+        let next = accounts.len();
+        let index = *known.entry(account_key(lock)).or_insert(next);
+        if index == next {
+            accounts.push(Account { rows: Vec::new(), blame: None });
+        }
+        let account = &mut accounts[index];
+        match (&lock.blame, account.blame) {
+            (Some(blame), None) => {
+                account.blame = Some(blame);
+                account.rows.insert(0, lock);
+            }
+            // A second account at the same address is that of another lock.
+            (Some(blame), Some(_)) => accounts.push(Account { rows: vec![lock], blame: Some(blame) }),
+            (None, _) => account.rows.push(lock),
+        }
+    }
+    accounts
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::model::{EndReason, EventCounts, Meta, SCHEMA, Target, TargetKind};
+
+    pub fn empty_profile() -> Profile {
+        Profile {
+            schema: SCHEMA.into(),
+            meta: Meta {
+                version: String::new(),
+                command: vec![],
+                hostname: String::new(),
+                kernel: String::new(),
+                arch: String::new(),
+                cpus: 1,
+                start_unix_s: 0,
+                duration_ns: 0,
+                target: Target {
+                    kind: TargetKind::System,
+                    pids: vec![],
+                    comms: vec![],
+                    command: vec![],
+                    exit_status: None,
+                },
+                ended_by: EndReason::Duration,
+                hold: false,
+                hold_families: vec![],
+            },
+            plan: vec![],
+            events: EventCounts::default(),
+            losses: vec![],
+            locks: vec![],
+            stacks: vec![],
+            frames: vec![],
+        }
+    }
+
+    pub fn holder(tid: u32, blamed_ns: u64) -> Holder {
+        Holder {
+            thread: Thread { pid: 1, tid, comm: format!("t{tid}") },
+            kernel_stack: StackRef::NotTaken,
+            user_stack: StackRef::NotTaken,
+            evidence: Evidence::Release,
+            blamed_ns,
+            chained_ns: 0,
+            holds: 1,
+            wanted_ns: blamed_ns,
+            states: None,
+        }
+    }
+
+    fn waited(kind: LockKind, addr: u64, ns: u64, blame: Option<Blame>) -> Lock {
+        let mut lock = Lock::new(kind, addr, None);
+        lock.wait.contended = 1;
+        lock.wait.wait_total_ns = ns;
+        Lock { blame, ..lock }
+    }
+
+    #[test]
+    fn wall_time_that_nobody_saw_is_not_zero() {
+        let mut blame = Blame::default();
+        assert_eq!(blame.wall_ns(), Some((0, 0)));
+        blame.leave_unattributed(BlameGap::NoReleaseEvent, None, 7);
+        assert_eq!(blame.wall_ns(), None);
+        blame.idle_while_wanted_ns = 3;
+        assert_eq!(blame.wall_ns(), Some((0, 3)));
+    }
+
+    #[test]
+    fn the_sides_of_a_reader_writer_lock_have_one_account() {
+        let blame = Blame { holders: vec![holder(1, 70)], handoff_ns: 20, ..Blame::default() };
+        let profile = Profile {
+            locks: vec![
+                waited(LockKind::RwsemRead, 1, 60, None),
+                waited(LockKind::Mutex, 2, 50, None),
+                waited(LockKind::RwsemWrite, 1, 40, Some(blame)),
+            ],
+            ..empty_profile()
+        };
+        let accounts = accounts(&profile);
+        assert_eq!(accounts.len(), 2);
+        assert_eq!(accounts[0].rows[0].kind, LockKind::RwsemWrite);
+        assert_eq!((accounts[0].waited_ns(), accounts[0].missing_ns()), (100, 10));
+        assert_eq!((accounts[1].waited_ns(), accounts[1].missing_ns()), (50, 50));
+        assert_eq!(Conservation::of(&profile).unwrap().difference_ns(), 60);
     }
 }

@@ -12,10 +12,13 @@ mod hist;
 mod lock;
 mod owner;
 mod profile;
+mod queue;
+mod roots;
 mod stack;
 
 pub use blame::{
-    Blame, BlameGap, Chain, Conservation, Evidence, Holder, HolderStates, Pair, Party, Unattributed,
+    Account, Blame, BlameGap, Chain, Conservation, Evidence, Holder, HolderStates, Pair, Party, Unattributed,
+    accounts,
 };
 pub use capture::{
     LockId, RawBlame, RawCapture, RawFrames, RawHolder, RawLock, RawParty, RawStack, RawWait, SiteId,
@@ -30,4 +33,6 @@ pub use owner::{Owner, Owners, Thread};
 pub use profile::{
     Backend, EndReason, EventCounts, HookLine, Loss, Meta, Profile, SCHEMA, Target, TargetKind,
 };
+pub use queue::{MeanHold, Queue, Wanted};
+pub use roots::{Cause, Root, roots};
 pub use stack::{Frame, Function, Space, Stack, StackRef};
