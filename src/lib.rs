@@ -7,7 +7,7 @@
 //! main → cli → session → {kernel, attach, bpf};  session → aggregate → model
 //!              cli → {doctor, symbolize, render} → model
 //! attach → {kernel::facts, model}     bpf → {attach::plan, unwind, model}     unwind → symbolize
-//! futexes → {symbolize::callsite, model}
+//! {futexes, render} → {symbolize::callsite, model}
 //! model → nothing of ours
 //! ```
 //!
@@ -23,7 +23,7 @@
 //! | [`unwind`] | `.eh_frame` → the tables BPF walks user stacks with; a walk from outside |
 //! | [`symbolize`] | Profile with addresses → Profile with names |
 //! | [`futexes`] | what each futex wait was for: a lock, or nothing to do |
-//! | [`render`] | Profile → table, histogram, folded, flamegraph, JSON |
+//! | [`render`] | Profile → table by lock or holder, histogram, folded, flamegraphs of waiters and holders, JSON |
 //! | [`doctor`] | Facts and Plan in human words |
 //!
 //! One door per heavy crate, checked by `tests/layering.rs`: libbpf-rs only in `bpf/` (and

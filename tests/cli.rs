@@ -35,8 +35,14 @@ fn usage_errors_exit_2_with_one_line_and_a_hint() {
 
 #[test]
 fn unknown_options_and_values_exit_2() {
-    for args in [&["--frobnicate"][..], &["-a", "--backend", "magic"], &["-a", "-M", "0"], &["-a", "-E", "x"]]
-    {
+    for args in [
+        &["--frobnicate"][..],
+        &["-a", "--backend", "magic"],
+        &["-a", "-M", "0"],
+        &["-a", "-E", "x"],
+        &["-a", "--by", "colour"],
+        &["-a", "--by", "holder", "--idle"],
+    ] {
         let output = lockprof(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).starts_with("error:"), "{}", stderr(&output));
@@ -48,7 +54,7 @@ fn help_names_the_forms_the_outputs_and_the_exit_statuses() {
     let output = lockprof(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8_lossy(&output.stdout);
-    for expected in ["-p PID", "COMMAND", "doctor", "--flamegraph", "--json", "--idle", "77"] {
+    for expected in ["-p PID", "COMMAND", "doctor", "--flamegraph", "--json", "--by", "--idle", "77"] {
         assert!(text.contains(expected), "no {expected} in:\n{text}");
     }
 }

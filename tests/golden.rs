@@ -6,7 +6,7 @@
 mod synthetic;
 
 use lockprof::model::Profile;
-use lockprof::render::{self, Options, View};
+use lockprof::render::{self, By, Options, View};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,18 @@ fn outputs(profile: &Profile) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Who made others wait, of profiles that have an account of it.
+fn blame_outputs(profile: &Profile) -> Vec<(&'static str, Vec<u8>)> {
+    let narrow = Options { by: By::Holder, width: Some(80), ..Options::default() };
+    let wide = Options { width: Some(160), ..narrow.clone() };
+    vec![
+        ("holders.txt", rendered(|out| render::table::render(profile, &narrow, out).unwrap())),
+        ("holders-wide.txt", rendered(|out| render::table::render(profile, &wide, out).unwrap())),
+        ("blame.svg", rendered(|out| render::flamegraph::render_blame(profile, &narrow, out).unwrap())),
+        ("blame-folded.txt", rendered(|out| render::folded::render_blame(profile, &narrow, out).unwrap())),
+    ]
+}
+
 /// What `--idle` shows; only the synthetic case has such waits.
 fn idle_outputs(profile: &Profile) -> Vec<(&'static str, Vec<u8>)> {
     let narrow = Options { view: View::Idle, width: Some(80), ..Options::default() };
@@ -97,6 +109,9 @@ fn every_case_renders_to_its_goldens() {
             if profile.locks.iter().any(|lock| !lock.is_contention()) {
                 wanted.extend(idle_outputs(&profile));
             }
+            if profile.locks.iter().any(|lock| lock.blame.is_some()) {
+                wanted.extend(blame_outputs(&profile));
+            }
             wanted.into_iter().filter_map(|(name, bytes)| check(&case.join(name), &bytes)).collect::<Vec<_>>()
         })
         .collect();
@@ -115,6 +130,7 @@ fn rendering_twice_gives_the_same_bytes() {
     let profile = synthetic::profile();
     assert!(outputs(&profile) == outputs(&profile));
     assert!(idle_outputs(&profile) == idle_outputs(&profile));
+    assert!(blame_outputs(&profile) == blame_outputs(&profile));
 }
 
 #[test]

@@ -28,7 +28,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("symbolize", &["model"]),
     ("futexes", &["model", "symbolize"]),
     ("unwind", &["symbolize"]),
-    ("render", &["model", "units"]),
+    ("render", &["model", "symbolize", "units"]),
     ("doctor", &["attach", "kernel", "model", "failure"]),
 ];
 

@@ -62,6 +62,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub folded: Option<PathBuf>,
 
+    /// Write a flamegraph of the same time by the stacks of those who held the locks; - for standard output.
+    #[arg(long, value_name = "FILE.svg")]
+    pub blame_flamegraph: Option<PathBuf>,
+
+    /// Write the holders' stacks folded (wait ns they caused); - for standard output.
+    #[arg(long, value_name = "FILE")]
+    pub blame_folded: Option<PathBuf>,
+
     /// Write everything as JSON (docs/json.md); - for standard output.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -75,7 +83,11 @@ pub struct Args {
     #[arg(long)]
     pub idle: bool,
 
-    /// Rows of the table.
+    /// Rows of the table: locks, or the holders that made others wait (docs/blame.md).
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = ByArg::Lock, conflicts_with = "idle")]
+    pub by: ByArg,
+
+    /// How many rows the table has.
     #[arg(short = 'E', long, value_name = "N", default_value_t = crate::render::Options::default().max_rows)]
     pub entries: usize,
 
@@ -104,6 +116,12 @@ pub struct Args {
     /// No progress on standard error.
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ByArg {
+    Lock,
+    Holder,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -179,7 +197,14 @@ impl Args {
                 );
             }
         };
-        let outputs = [&self.flamegraph, &self.folded, &self.json, &self.save_profile];
+        let outputs = [
+            &self.flamegraph,
+            &self.folded,
+            &self.blame_flamegraph,
+            &self.blame_folded,
+            &self.json,
+            &self.save_profile,
+        ];
         if outputs.iter().filter(|path| path.as_ref().is_some_and(|path| path.as_os_str() == "-")).count() > 1
         {
             return Err(usage(
@@ -327,5 +352,19 @@ mod tests {
     fn two_outputs_cannot_share_standard_output() {
         assert!(action("-a --json - --folded -").is_err());
         assert!(action("-a --json - --folded f").is_ok());
+        assert!(action("-a --blame-flamegraph - --blame-folded -").is_err());
+    }
+
+    #[test]
+    fn rows_are_locks_or_holders() {
+        let by = |line: &str| {
+            let words = std::iter::once("lockprof").chain(line.split_whitespace());
+            Args::try_parse_from(words).map(|args| args.by)
+        };
+        assert_eq!(by("-a").unwrap(), ByArg::Lock);
+        assert_eq!(by("-a --by holder").unwrap(), ByArg::Holder);
+        // Nobody holds what an idle thread waits for.
+        assert!(by("-a --by holder --idle").is_err());
+        assert!(by("-a --idle").is_ok());
     }
 }

@@ -1,12 +1,12 @@
 //! Where results go: files opened before the measurement, standard output for the table.
 
 use super::Args;
-use super::args::ColorArg;
+use super::args::{ByArg, ColorArg};
 use crate::doctor::Diagnosis;
 use crate::failure::{Exit, Failure};
 use crate::kernel::Facts;
 use crate::model::Profile;
-use crate::render::{self, Options, View};
+use crate::render::{self, By, Options, View};
 use anyhow::{Context, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -31,9 +31,15 @@ pub struct Outputs {
 
 impl Outputs {
     pub fn open(args: &Args) -> Result<Outputs> {
-        let wanted: [(&Option<PathBuf>, Render); 4] = [
+        let wanted: [(&Option<PathBuf>, Render); 6] = [
             (&args.flamegraph, |profile, options, out| render::flamegraph::render(profile, options, out)),
             (&args.folded, |profile, options, out| Ok(render::folded::render(profile, options, out)?)),
+            (&args.blame_flamegraph, |profile, options, out| {
+                render::flamegraph::render_blame(profile, options, out)
+            }),
+            (&args.blame_folded, |profile, options, out| {
+                Ok(render::folded::render_blame(profile, options, out)?)
+            }),
             (&args.json, |profile, options, out| Ok(render::json::render(profile, options, out)?)),
             (&args.save_profile, |profile, _, out| Ok(serde_json::to_writer(out, profile)?)),
         ];
@@ -47,6 +53,10 @@ impl Outputs {
         let width = terminal_size::terminal_size_of(&stdout).map(|(width, _)| usize::from(width.0));
         let options = Options {
             view: if args.idle { View::Idle } else { View::Contention },
+            by: match args.by {
+                ByArg::Lock => By::Lock,
+                ByArg::Holder => By::Holder,
+            },
             width,
             color: match args.color {
                 ColorArg::Always => true,
@@ -78,8 +88,10 @@ impl Outputs {
         if self.table {
             let render: Render = |profile, options, out| {
                 render::table::render(profile, options, out)?;
-                writeln!(out)?;
-                render::histogram::render(profile, options, out)?;
+                if options.by == By::Lock {
+                    writeln!(out)?;
+                    render::histogram::render(profile, options, out)?;
+                }
                 Ok(())
             };
             to_stdout(&render, profile, &self.options).context("Failed to write to standard output")?;

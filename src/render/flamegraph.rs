@@ -1,9 +1,10 @@
-//! A flame graph of waited time, as one SVG file.
+//! Flame graphs of waited time, one SVG file each: by the stacks that waited, and by those of the holders
+//! that made them wait.
 
-use super::stacks::{PathFrame, PathKind, wait_paths};
+use super::stacks::{PathFrame, PathKind, WaitPath, blame_paths, wait_paths};
 use super::text::{clean, elide};
 use super::{Options, View, notes};
-use crate::model::Profile;
+use crate::model::{Conservation, Profile};
 use crate::units::{count, duration};
 use anyhow::Context;
 use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
@@ -17,54 +18,85 @@ const TITLE_CHARS: usize = 90;
 const SUBTITLE_CHARS: usize = 150;
 
 pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> anyhow::Result<()> {
-    let mut merged: BTreeMap<String, u64> = BTreeMap::new();
-    let mut names = Names::default();
-    // The frame below all others has no name.
-    names.colors.insert("", Color { r: 225, g: 225, b: 228 });
-    for path in wait_paths(profile, options.view) {
-        let frames: Vec<String> = path.frames.iter().map(|frame| names.add(frame)).collect();
-        *merged.entry(frames.join(";")).or_default() += path.weight_ns;
-    }
     let waits = match options.view {
         View::Contention => "Lock waits",
         View::Idle => "Idle and other waits",
     };
-    let title = elide(&format!("{waits} of {}", notes::target(profile)), TITLE_CHARS);
-    let subtitle = elide(&subtitle(profile, options.view), SUBTITLE_CHARS);
-    let total_ns: u64 = merged.values().sum();
-    if total_ns == 0 {
-        return Ok(write_empty(
-            &title,
-            &elide(&notes::no_waits(profile, options.view), SUBTITLE_CHARS),
-            out,
-        )?);
+    let drawing = Drawing {
+        title: format!("{waits} of {}", notes::target(profile)),
+        subtitle: subtitle(profile, options.view),
+        empty: notes::no_waits(profile, options.view),
+        palette: WAITERS,
+    };
+    drawing.draw(&wait_paths(profile, options.view), out)
+}
+
+/// Holders' stacks by the waiter-time they caused.
+pub fn render_blame(profile: &Profile, _options: &Options, out: &mut dyn Write) -> anyhow::Result<()> {
+    let conservation = Conservation::of(profile);
+    let paths = if conservation.is_some() { blame_paths(profile) } else { Vec::new() };
+    let drawing = Drawing {
+        title: format!("Who made others wait: {}", notes::target(profile)),
+        subtitle: blame_subtitle(profile, conservation),
+        empty: match View::Contention.weight_ns(profile) {
+            0 => notes::no_waits(profile, View::Contention),
+            _ => super::blame::NO_ACCOUNT.to_string(),
+        },
+        palette: HOLDERS,
+    };
+    drawing.draw(&paths, out)
+}
+
+struct Drawing {
+    title: String,
+    subtitle: String,
+    /// Instead of the subtitle when there is nothing to draw.
+    empty: String,
+    palette: Palette,
+}
+
+impl Drawing {
+    fn draw(&self, paths: &[WaitPath], out: &mut dyn Write) -> anyhow::Result<()> {
+        let mut merged: BTreeMap<String, u64> = BTreeMap::new();
+        let mut names = Names::new(self.palette);
+        // The frame below all others has no name.
+        names.colors.insert("", Color { r: 225, g: 225, b: 228 });
+        for path in paths {
+            let frames: Vec<String> = path.frames.iter().map(|frame| names.add(frame)).collect();
+            *merged.entry(frames.join(";")).or_default() += path.weight_ns;
+        }
+        let title = elide(&self.title, TITLE_CHARS);
+        let total_ns: u64 = merged.values().sum();
+        if total_ns == 0 {
+            return Ok(write_empty(&title, &elide(&self.empty, SUBTITLE_CHARS), out)?);
+        }
+
+        let (factor, unit) = unit_for(total_ns);
+        let mut options = inferno::flamegraph::Options::default();
+        options.title = title;
+        options.subtitle = Some(elide(&self.subtitle, SUBTITLE_CHARS));
+        options.count_name = unit.to_string();
+        options.factor = factor;
+        options.name_type = "Frame:".to_string();
+        options.min_width = MIN_WIDTH_PERCENT;
+        // Inferno would quote a list of fonts as one name; the generic one exists everywhere.
+        options.font_type = "monospace".to_string();
+        options.font_width = 0.61;
+        options.deterministic = true;
+        options.no_sort = true;
+        options.bgcolors = Some(BackgroundColor::Flat(Color { r: 252, g: 252, b: 252 }));
+        options.palette_map = Some(&mut names.colors);
+
+        let mut lines: Vec<String> = merged.iter().map(|(stack, ns)| format!("{stack} {ns}")).collect();
+        // Inferno merges neighbours, so the order has to be that of its own lines.
+        lines.sort_unstable();
+        let mut svg = Vec::new();
+        inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
+            .context("cannot draw the flame graph")?;
+        let svg = String::from_utf8(svg).context("the flame graph is not UTF-8")?;
+        out.write_all(with_full_names(&svg, &names.full).as_bytes())?;
+        Ok(())
     }
-
-    let (factor, unit) = unit_for(total_ns);
-    let mut options = inferno::flamegraph::Options::default();
-    options.title = title;
-    options.subtitle = Some(subtitle);
-    options.count_name = unit.to_string();
-    options.factor = factor;
-    options.name_type = "Frame:".to_string();
-    options.min_width = MIN_WIDTH_PERCENT;
-    // Inferno would quote a list of fonts as one name; the generic one exists everywhere.
-    options.font_type = "monospace".to_string();
-    options.font_width = 0.61;
-    options.deterministic = true;
-    options.no_sort = true;
-    options.bgcolors = Some(BackgroundColor::Flat(Color { r: 252, g: 252, b: 252 }));
-    options.palette_map = Some(&mut names.colors);
-
-    let mut lines: Vec<String> = merged.iter().map(|(stack, ns)| format!("{stack} {ns}")).collect();
-    // Inferno merges neighbours, so the order has to be that of its own lines.
-    lines.sort_unstable();
-    let mut svg = Vec::new();
-    inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
-        .context("cannot draw the flame graph")?;
-    let svg = String::from_utf8(svg).context("the flame graph is not UTF-8")?;
-    out.write_all(with_full_names(&svg, &names.full).as_bytes())?;
-    Ok(())
 }
 
 /// Inferno prints whole units and derives percentages from them: with milliseconds, a profile of 12 ms
@@ -97,15 +129,53 @@ fn subtitle(profile: &Profile, view: View) -> String {
     )
 }
 
+fn blame_subtitle(profile: &Profile, conservation: Option<Conservation>) -> String {
+    let sums = conservation.unwrap_or_default();
+    format!(
+        "{} traced, {} waited, {} charged to holders{}  |  green: user, light: inlined, aqua: kernel, red: lock, grey: nobody",
+        duration(profile.meta.duration_ns),
+        duration(sums.waited_ns),
+        duration(sums.blamed_ns),
+        if sums.difference_ns() == 0 { "" } else { " (sums differ, see table)" },
+    )
+}
+
+type Rgb = (u8, u8, u8);
+
+#[derive(Clone, Copy)]
+struct Palette {
+    user: Rgb,
+    user_inlined: Rgb,
+    kernel: Rgb,
+    kernel_inlined: Rgb,
+}
+
+const WAITERS: Palette = Palette {
+    user: (132, 178, 230),
+    user_inlined: (206, 227, 249),
+    kernel: (245, 172, 92),
+    kernel_inlined: (250, 216, 172),
+};
+const HOLDERS: Palette = Palette {
+    user: (146, 205, 138),
+    user_inlined: (210, 236, 204),
+    kernel: (98, 196, 190),
+    kernel_inlined: (182, 228, 224),
+};
+
 /// Frame names as inferno gets them: shortened, suffixed by kind, each with a colour.
-#[derive(Default)]
 struct Names {
+    palette: Palette,
     colors: PaletteMap,
     /// Shown name → the full name, or nothing when several became the same.
     full: HashMap<String, Option<String>>,
 }
 
 impl Names {
+    fn new(palette: Palette) -> Names {
+        Names { palette, colors: PaletteMap::default(), full: HashMap::new() }
+    }
+
     fn add(&mut self, frame: &PathFrame) -> String {
         let shown = match frame.kind {
             PathKind::User | PathKind::UserInlined => short_name(&frame.name),
@@ -121,11 +191,11 @@ impl Names {
         // colour what has the same name. Only `_[k]` and `_[i]` mean here what they mean elsewhere.
         let (suffix, (r, g, b)) = match frame.kind {
             PathKind::Process => ("_[j]", (205, 205, 212)),
-            PathKind::User => ("", (132, 178, 230)),
-            PathKind::UserInlined => ("_[i]", (206, 227, 249)),
-            PathKind::Kernel => ("_[k]", (245, 172, 92)),
-            PathKind::KernelInlined => ("_[k]", (250, 216, 172)),
-            PathKind::Missing => ("", (190, 190, 190)),
+            PathKind::User => ("", self.palette.user),
+            PathKind::UserInlined => ("_[i]", self.palette.user_inlined),
+            PathKind::Kernel => ("_[k]", self.palette.kernel),
+            PathKind::KernelInlined => ("_[k]", self.palette.kernel_inlined),
+            PathKind::Missing | PathKind::NoHolder => ("", (190, 190, 190)),
             PathKind::Lock => ("_[w]", (236, 112, 99)),
         };
         let name = format!("{shown}{suffix}");
@@ -148,7 +218,7 @@ fn shade((r, g, b): (u8, u8, u8), name: &str) -> Color {
 
 /// Rust and C++ names spend most of their length on generic arguments: `f<…>` for `f<Vec<…>, …>`, and
 /// `<Vec as Debug>::fmt` for `<alloc::vec::Vec<T> as core::fmt::Debug>::fmt`. Short names stay whole.
-fn short_name(name: &str) -> String {
+pub(super) fn short_name(name: &str) -> String {
     const LONG: usize = 32;
     if name.chars().count() <= LONG || name.contains("operator") {
         return name.to_string();
@@ -338,6 +408,27 @@ mod tests {
         assert!(!locks.contains("[condvar ") && !locks.contains("[join "));
         assert!(idle.contains("Idle and other waits of demo") && idle.contains("[condvar "));
         assert!(!idle.contains("[umutex ") && !idle.contains("[mutex "));
+    }
+
+    #[test]
+    fn the_holders_drawing_is_of_the_same_time_in_other_colours() {
+        let mut profile = crate::render::tests::profile();
+        let blame = |profile: &Profile| {
+            let mut out = Vec::new();
+            render_blame(profile, &Options::default(), &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let svg = blame(&profile);
+        assert!(svg.contains("Who made others wait: demo (pid 4242)"));
+        let total = format!("total_samples=\"{}\"", View::Contention.weight_ns(&profile));
+        assert!(svg.contains(&total) && drawn(&profile).contains(&total));
+        assert!(svg.contains("[handoff, nobody held it]") && svg.contains("[not released at the end]"));
+        // Waits without an account are not left out.
+        profile.locks[0].blame = None;
+        let svg = blame(&profile);
+        assert!(svg.contains(&total) && svg.contains("[no account of holders]"));
+        profile.locks.iter_mut().for_each(|lock| lock.blame = None);
+        assert!(blame(&profile).contains("Who held the locks is not known"));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Folded stacks: `process;main;read;[mutex pipe_read] 1234`, weighted by waited nanoseconds.
+//! Folded stacks: `process;main;read;[mutex pipe_read] 1234`, weighted by waited nanoseconds; of those who
+//! waited, or of those who made them wait.
 
 use super::Options;
-use super::stacks::{PathFrame, PathKind, wait_paths};
+use super::stacks::{PathFrame, PathKind, WaitPath, blame_paths, wait_paths};
 use crate::model::Profile;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -9,8 +10,17 @@ use std::io::{self, Write};
 /// Sorted, each stack once. With `annotate`, frames carry FlameGraph's suffixes: `_[k]` kernel,
 /// `_[i]` inlined.
 pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::Result<()> {
+    write(&wait_paths(profile, options.view), options, out)
+}
+
+/// The same of the holders' stacks.
+pub fn render_blame(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::Result<()> {
+    write(&blame_paths(profile), options, out)
+}
+
+fn write(paths: &[WaitPath], options: &Options, out: &mut dyn Write) -> io::Result<()> {
     let mut merged: BTreeMap<String, u64> = BTreeMap::new();
-    for path in wait_paths(profile, options.view) {
+    for path in paths {
         let frames: Vec<String> =
             path.frames.iter().map(|frame| folded_frame(frame, options.annotate)).collect();
         *merged.entry(frames.join(";")).or_default() += path.weight_ns;
@@ -27,7 +37,7 @@ fn folded_frame(frame: &PathFrame, annotate: bool) -> String {
         // FlameGraph allows one suffix; that a frame is the kernel's says more than that it is inlined.
         PathKind::Kernel | PathKind::KernelInlined => "_[k]",
         PathKind::UserInlined => "_[i]",
-        PathKind::Process | PathKind::User | PathKind::Missing | PathKind::Lock => "",
+        PathKind::Process | PathKind::User | PathKind::Missing | PathKind::NoHolder | PathKind::Lock => "",
     };
     format!("{}{suffix}", frame.name)
 }
@@ -66,6 +76,24 @@ mod tests {
             )
         );
         assert!(text.contains("demo;[unwind incomplete];libjemalloc.so.2+0x301a4;"));
+    }
+
+    #[test]
+    fn holders_stacks_weigh_as_much_as_the_waits() {
+        let profile = profile();
+        let mut out = Vec::new();
+        render_blame(&profile, &Options::default(), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let sum: u64 =
+            text.lines().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+        assert_eq!(sum, crate::render::View::Contention.weight_ns(&profile));
+        assert!(text.contains(";demo::cache::Cache::evict;core::ptr::drop_in_place<"), "{text}");
+        assert!(text.contains("[not released at the end];demo-main;[mutex rename_mutex] "));
+        assert!(text.contains(
+            "[not attributed: the owner is known, and no stack of it];demo-log;[mutex pipe_write] "
+        ));
+        assert!(text.contains(";demo::book::Shard::rebalance;syscall;[urwlock:W demo::book::Shard::update] (where it was taken) "));
+        assert!(!text.contains("bpf_prog"));
     }
 
     #[test]

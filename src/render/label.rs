@@ -3,7 +3,7 @@
 use super::stacks;
 use super::text::{clean, elide, width};
 use crate::model::{Lock, LockPlace, Profile};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A label shorter than this says nothing any more.
 pub(super) const SHORTEST_LABEL: usize = 14;
@@ -31,26 +31,48 @@ impl RowLabel {
 
     /// The label, and behind it as many callers as fit: `pipe_write ← vfs_write ← ksys_write`.
     pub(super) fn with_callers(&self, profile: &Profile, lock: &Lock, room: usize) -> String {
-        const ARROW: &str = " ← ";
-        let mut text = self.fitted(room);
         let path = stacks::call_path(profile, lock);
         // An unnamed lock's label is its call site already.
         let callers = if lock.name.is_some() { &path[..] } else { path.get(1..).unwrap_or_default() };
-        for (index, caller) in callers.iter().enumerate() {
-            let Some(left) = room.checked_sub(width(&text) + width(ARROW)) else { break };
-            let caller = clean(caller);
-            if width(&caller) <= left {
-                text = format!("{text}{ARROW}{caller}");
-            } else {
-                // The nearest caller says something even when it is cut; the others would only be noise.
-                if index == 0 && left >= SHORTEST_LABEL {
-                    text = format!("{text}{ARROW}{}", elide(&caller, left));
-                }
-                break;
-            }
-        }
-        text
+        followed_by(self.fitted(room), callers, room)
     }
+}
+
+/// What the rows of one table are called, wherever else they are mentioned.
+pub(super) struct Labels(HashMap<*const Lock, RowLabel>);
+
+impl Labels {
+    pub(super) fn of(rows: &[&Lock]) -> Labels {
+        Labels(rows.iter().map(|lock| std::ptr::from_ref(*lock)).zip(row_labels(rows)).collect())
+    }
+
+    /// `mutex rename_mutex`, the name in at most `room` columns.
+    pub(super) fn typed(&self, lock: &Lock, room: usize) -> String {
+        let label = match self.0.get(&std::ptr::from_ref(lock)) {
+            Some(label) => label.fitted(room),
+            None => RowLabel::of(lock).fitted(room),
+        };
+        format!("{} {label}", lock.type_name())
+    }
+}
+
+/// A text, and behind it as many callers as fit.
+pub(super) fn followed_by(mut text: String, callers: &[String], room: usize) -> String {
+    const ARROW: &str = " ← ";
+    for (index, caller) in callers.iter().enumerate() {
+        let Some(left) = room.checked_sub(width(&text) + width(ARROW)) else { break };
+        let caller = clean(caller);
+        if width(&caller) <= left {
+            text = format!("{text}{ARROW}{caller}");
+        } else {
+            // The nearest caller says something even when it is cut; the others would only be noise.
+            if index == 0 && left >= SHORTEST_LABEL {
+                text = format!("{text}{ARROW}{}", elide(&caller, left));
+            }
+            break;
+        }
+    }
+    text
 }
 
 fn multiple(lock: &Lock) -> String {

@@ -6,7 +6,8 @@
 //!
 //! | module | for |
 //! |---|---|
-//! | [`table`] | the default: one row per lock; what stands around the rows is in `notes`, `who`, `others` |
+//! | [`table`] | the default: one row per lock; what stands around the rows is in `notes`, `who`, `others`, `blame`, `queues` |
+//! | [`holders`] | one row per holder: who made others wait |
 //! | [`histogram`] | how the waits of the hottest locks are distributed |
 //! | [`folded`] | one line per stack, for flame graph tools |
 //! | [`flamegraph`] | SVG |
@@ -16,13 +17,16 @@
 //! a width, `label` says what a lock is called. [`View`] chooses the rows: totals never mix contention
 //! with waits that are something else. What is not known is printed as `-` (in JSON: null), never as 0.
 
+mod blame;
 pub mod flamegraph;
 pub mod folded;
 pub mod histogram;
+pub mod holders;
 pub mod json;
 mod label;
 mod notes;
 mod others;
+mod queues;
 pub mod stacks;
 pub mod table;
 mod text;
@@ -60,10 +64,20 @@ impl View {
     }
 }
 
+/// What the rows of the table are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum By {
+    #[default]
+    Lock,
+    /// Who made others wait; of contention only.
+    Holder,
+}
+
 /// What the person who reads can choose; every renderer takes what concerns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub view: View,
+    pub by: By,
     /// Columns of the terminal; `None`: it is none, and [`NOT_A_TERMINAL`] applies.
     pub width: Option<usize>,
     /// ANSI colours in the table.
@@ -85,6 +99,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             view: View::default(),
+            by: By::default(),
             width: None,
             color: false,
             max_rows: 20,
@@ -125,6 +140,16 @@ mod tests {
             }
             lock.call_site = Some(name.clone());
             lock.in_flight.iter_mut().for_each(|wait| wait.comm = name.clone());
+            let Some(blame) = &mut lock.blame else { continue };
+            let threads = blame.holders.iter_mut().map(|holder| &mut holder.thread);
+            let threads =
+                threads.chain(blame.unattributed.iter_mut().filter_map(|part| part.thread.as_mut()));
+            let threads = threads.chain(blame.chains.iter_mut().map(|chain| &mut chain.through));
+            threads.chain(&mut blame.unreleased_by).for_each(|thread| thread.comm = name.clone());
+            for pair in &mut blame.pairs {
+                pair.waiter.comm = name.clone();
+                pair.holder.comm = name.clone();
+            }
         }
         for frame in &mut profile.frames {
             frame
@@ -150,11 +175,33 @@ mod tests {
             lock.wait.aborted = u64::MAX >> 8;
             lock.wait.contended = lock.wait.contended.max(1) << 30;
         }
+        let mut unbalanced = profile();
+        let mut other_way = profile();
+        let mut no_blame = profile();
+        for lock in &mut unbalanced.locks {
+            let blame = lock.blame.take().unwrap_or_default();
+            lock.blame = Some(crate::model::Blame { holders: vec![], chains: vec![], ..blame });
+        }
+        for lock in &mut other_way.locks {
+            lock.blame.iter_mut().for_each(|blame| blame.handoff_ns = u64::MAX >> 9);
+        }
+        no_blame.locks.iter_mut().for_each(|lock| lock.blame = None);
         let mut only_idle = profile();
         only_idle.locks.retain(|lock| !lock.is_contention());
         let mut no_idle = profile();
         no_idle.locks.retain(Lock::is_contention);
-        vec![profile(), with_hostile_names(profile()), silent, dead, everything, only_idle, no_idle]
+        vec![
+            profile(),
+            with_hostile_names(profile()),
+            silent,
+            dead,
+            everything,
+            unbalanced,
+            other_way,
+            no_blame,
+            only_idle,
+            no_idle,
+        ]
     }
 
     fn views(columns: Option<usize>) -> [Options; 2] {
@@ -167,6 +214,7 @@ mod tests {
             for options in (40..=200).flat_map(|columns| views(Some(columns))) {
                 let mut out = Vec::new();
                 table::render(&profile, &options, &mut out).unwrap();
+                holders::render(&profile, &options, &mut out).unwrap();
                 histogram::render(&profile, &options, &mut out).unwrap();
                 let columns = options.columns();
                 for line in String::from_utf8(out).unwrap().lines() {
@@ -198,6 +246,7 @@ mod tests {
     fn every_variant_can_be_drawn_and_serialized() {
         for (profile, options) in variants().iter().flat_map(|p| views(None).map(|options| (p, options))) {
             flamegraph::render(profile, &options, &mut std::io::sink()).unwrap();
+            flamegraph::render_blame(profile, &options, &mut std::io::sink()).unwrap();
             json::render(profile, &options, &mut std::io::sink()).unwrap();
         }
     }

@@ -1,10 +1,11 @@
-//! What a waiter's stack is called, for folded output and the flame graph.
+//! What a stack is called, for folded output and the flame graphs: of waiters, or of those they waited for.
 //!
 //! Root first: process, user frames, kernel frames, and the lock waited for as an invented leaf
 //! (`[mutex pipe_write]`), so that waits for different locks at the same site stay apart.
 
 use super::View;
-use crate::model::{Frame, Lock, Profile, Space, Stack, StackRef};
+use crate::model::{Evidence, Frame, Lock, Profile, Space, Stack, StackRef, accounts};
+use crate::symbolize::callsite;
 
 /// What a frame of a [`WaitPath`] stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum PathKind {
     KernelInlined,
     /// Stands for frames that are missing.
     Missing,
+    /// Instead of a holder: why there is none.
+    NoHolder,
     Lock,
 }
 
@@ -60,6 +63,64 @@ pub fn wait_paths(profile: &Profile, view: View) -> Vec<WaitPath> {
         }
     }
     paths
+}
+
+/// Every wait for a lock again, at the stack of whoever held it meanwhile; what nobody is charged with is
+/// below a frame that says why, so that the weights add up to the waits.
+///
+/// Unsorted, and the same path can come more than once.
+pub fn blame_paths(profile: &Profile) -> Vec<WaitPath> {
+    let mut paths = Vec::new();
+    for account in accounts(profile) {
+        let Some(blame) = account.blame else {
+            add_without_holder(
+                &mut paths,
+                "[no account of holders]",
+                None,
+                account.rows[0],
+                account.waited_ns(),
+            );
+            continue;
+        };
+        let lock = account.rows[0];
+        for holder in blame.holders.iter().filter(|holder| holder.blamed_ns > 0) {
+            let mut frames = frames_of(profile, holder.thread.pid, holder.kernel_stack, holder.user_stack);
+            let suffix = match holder.evidence {
+                Evidence::Release => "",
+                Evidence::Acquire => " (where it was taken)",
+            };
+            frames.push(lock_leaf(lock, suffix));
+            paths.push(WaitPath { frames, weight_ns: holder.blamed_ns });
+        }
+        let mut add = |why: &str, thread: Option<&str>, ns| {
+            add_without_holder(&mut paths, why, thread, lock, ns);
+        };
+        add("[handoff, nobody held it]", None, blame.handoff_ns);
+        for part in &blame.unattributed {
+            let why = format!("[not attributed: {}]", part.reason.words());
+            add(&why, part.thread.as_ref().map(|thread| thread.comm.as_str()), part.waited_ns);
+        }
+        let by = blame.unreleased_by.as_ref().map(|thread| thread.comm.as_str());
+        add("[not released at the end]", by, blame.unreleased_ns);
+        add("[in no account]", None, account.missing_ns());
+    }
+    paths
+}
+
+fn add_without_holder(
+    paths: &mut Vec<WaitPath>,
+    why: &str,
+    thread: Option<&str>,
+    lock: &Lock,
+    weight_ns: u64,
+) {
+    if weight_ns == 0 {
+        return;
+    }
+    let mut frames = vec![PathFrame { name: folded_name(why), kind: PathKind::NoHolder }];
+    frames.extend(thread.map(|name| PathFrame { name: folded_name(name), kind: PathKind::Process }));
+    frames.push(lock_leaf(lock, ""));
+    paths.push(WaitPath { frames, weight_ns });
 }
 
 fn lock_leaf(lock: &Lock, suffix: &str) -> PathFrame {
@@ -203,20 +264,37 @@ pub(super) fn call_path(profile: &Profile, lock: &Lock) -> Vec<String> {
         .map(|site| (site.kernel_stack, site.user_stack))
         .chain(lock.in_flight.iter().map(|wait| (wait.kernel_stack, wait.user_stack)));
     for (kernel, user) in waiters {
-        let mut names = Vec::new();
-        for stack in [kernel, user] {
-            for frame in frames_innermost_first(profile, stack) {
-                if frame.functions.is_empty() {
-                    names.push(frame.place());
-                }
-                names.extend(frame.functions.iter().rev().map(|function| function.name.clone()));
-            }
-        }
-        if let Some(at) = names.iter().position(|name| name == call_site) {
-            return names.split_off(at);
+        if let Some(path) = path_from(profile, kernel, user, call_site) {
+            return path;
         }
     }
     vec![call_site.clone()]
+}
+
+/// Functions of a holder (or one who waited for it) from where it left the locking code outwards, as in
+/// [`call_path`]. Empty without a stack.
+pub(super) fn place_of(profile: &Profile, lock: &Lock, kernel: StackRef, user: StackRef) -> Vec<String> {
+    // A user lock is taken and released by user code, whatever the kernel did below it.
+    let order = if lock.kind.is_user() { [user, kernel] } else { [kernel, user] };
+    let call_site = order.iter().find_map(|stack| {
+        callsite::of_stack(stack_of(profile, *stack)?, &profile.frames).filter(|site| !site.is_empty())
+    });
+    let Some(call_site) = call_site else { return Vec::new() };
+    path_from(profile, kernel, user, &call_site).unwrap_or_else(|| vec![call_site])
+}
+
+fn path_from(profile: &Profile, kernel: StackRef, user: StackRef, call_site: &str) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    for stack in [kernel, user] {
+        for frame in frames_innermost_first(profile, stack) {
+            if frame.functions.is_empty() {
+                names.push(frame.place());
+            }
+            names.extend(frame.functions.iter().rev().map(|function| function.name.clone()));
+        }
+    }
+    let at = names.iter().position(|name| name == call_site)?;
+    Some(names.split_off(at))
 }
 
 #[cfg(test)]

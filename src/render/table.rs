@@ -2,7 +2,7 @@
 
 use super::label::{RowLabel, SHORTEST_LABEL, row_labels};
 use super::text::{clean, elide, pad_left, pad_right, width, wrap};
-use super::{Options, View, notes, others, who};
+use super::{By, Options, View, blame, holders, notes, others, queues, who};
 use crate::model::{Lock, Profile};
 use crate::units::{self, count, duration_or_dash, percent};
 use std::io::{self, Write};
@@ -13,6 +13,9 @@ const HOLDS_FROM: usize = 120;
 
 pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::Result<()> {
     let (view, columns) = (options.view, options.columns());
+    if (options.by, view) == (By::Holder, View::Contention) {
+        return holders::render(profile, options, out);
+    }
     notes::write_header(profile, view, columns, out)?;
     writeln!(out)?;
     let rows: Vec<&Lock> = view.rows(profile).collect();
@@ -25,6 +28,11 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
         writeln!(out)?;
     }
     others::write_not_shown(profile, options, out)?;
+    if view == View::Contention {
+        let shown = &rows[..options.max_rows.min(rows.len())];
+        blame::write_sections(profile, shown, columns, out)?;
+        queues::write(profile, shown, columns, out)?;
+    }
     others::write_apart(profile, options, out)?;
     who::write_owners(profile, view, columns, out)?;
     who::write_releasers(profile, view, columns, out)?;
@@ -171,7 +179,7 @@ fn write_rows(profile: &Profile, rows: &[&Lock], options: &Options, out: &mut dy
 }
 
 /// One hue for what takes more than half of the wait, dim for what takes less than 1 %.
-fn painted(line: &str, weight_ns: u64, total_ns: u64, color: bool) -> String {
+pub(super) fn painted(line: &str, weight_ns: u64, total_ns: u64, color: bool) -> String {
     let share = if total_ns == 0 { 0.0 } else { weight_ns as f64 / total_ns as f64 };
     match share {
         _ if !color => line.to_string(),

@@ -1,6 +1,7 @@
 //! Which threads: that owned a lock, that woke its waiters, that still wait.
 
 use super::View;
+use super::blame::accounted;
 use super::label::RowLabel;
 use super::table::write_wrapped;
 use super::text::{clean, elide, pad_left, pad_right, width};
@@ -60,18 +61,21 @@ fn owned_by(owner: &Owner, from_before: bool) -> String {
     }
 }
 
-fn named(comm: &str, tid: u32) -> String {
+pub(super) fn named(comm: &str, tid: u32) -> String {
     format!("{} (tid {tid})", clean(comm))
 }
 
-/// Who owned the locks that were waited for most, at the moments when waits began.
+/// Who owned the locks that were waited for most, at the moments when waits began; where who held them
+/// meanwhile is known, that says more.
 pub(super) fn write_owners(
     profile: &Profile,
     view: View,
     columns: usize,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let owned = view.rows(profile).filter_map(|lock| Some((lock, lock.owners.as_ref()?)));
+    let accounted = accounted(profile);
+    let unaccounted = view.rows(profile).filter(|lock| !accounted.contains(&std::ptr::from_ref(*lock)));
+    let owned = unaccounted.filter_map(|lock| Some((lock, lock.owners.as_ref()?)));
     let lines = owned.filter(|(_, owners)| owners.waits() > 0).map(|(lock, owners)| {
         let others = [(owners.readers, "readers"), (owners.nobody, "nobody")];
         (lock, shares(&owners.tasks, &others))
@@ -86,7 +90,9 @@ pub(super) fn write_releasers(
     columns: usize,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let lines = view.rows(profile).filter(|lock| !lock.releasers.is_empty()).map(|lock| {
+    let accounted = accounted(profile);
+    let unaccounted = view.rows(profile).filter(|lock| !accounted.contains(&std::ptr::from_ref(*lock)));
+    let lines = unaccounted.filter(|lock| !lock.releasers.is_empty()).map(|lock| {
         let mut wakers: Vec<(Thread, u64)> = Vec::new();
         for releaser in &lock.releasers {
             match wakers.iter_mut().find(|(waker, _)| waker.tid == releaser.waker.tid) {

@@ -1,5 +1,6 @@
 //! An invented profile with one of everything a renderer has to cope with. No kernel produced it.
 
+mod blame;
 mod futexes;
 
 use lockprof::model::*;
@@ -286,6 +287,8 @@ pub fn profile() -> Profile {
 
     let mut locks = vec![hung, pipe, other_pipe, mmap_read, mmap_write, runqueue, unknown];
     locks.extend(futexes::rows(&mut stacks, cache_user, bare_user, &write[2..]));
+    let known = blame::Known { cache_user, pipe_user, pipe_kernel, mmap_kernel, alloc_user };
+    blame::add(&mut locks, &mut stacks, &known, &write[2..]);
     let in_flight: u64 = locks.iter().map(|lock| lock.in_flight.len() as u64).sum();
     let waits_ended: u64 = locks.iter().map(|lock| lock.wait.contended + lock.wait.aborted).sum();
     locks.sort_by_key(|lock| std::cmp::Reverse(lock.weight_ns()));

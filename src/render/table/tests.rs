@@ -100,7 +100,13 @@ fn contention_and_idle_waits_are_never_in_one_table() {
 
 #[test]
 fn what_the_default_table_leaves_out_is_named_below_it() {
-    let table = shown(&profile(), &at(200));
+    let mut profile = profile();
+    // Where it is known who held a lock, it need not be said who woke whom.
+    assert!(!shown(&profile, &at(200)).contains("Releases that woke a waiter:"));
+    assert!(!shown(&profile, &at(200)).contains("Owners when waits began:"));
+    profile.locks.iter_mut().for_each(|lock| lock.blame = None);
+    let table = shown(&profile, &at(200));
+    assert!(table.contains("Owners when waits began:\nmutex rename_mutex: "));
     assert!(table.contains("not locks: 453 idle waits of 21.0s (condvar 11.0s, join 10.0s, park 11.4ms)"));
     assert!(table.contains("Futex waits of unknown kind:\n"));
     assert!(table.contains("Waits for one-time initialization:\n"));
@@ -108,6 +114,35 @@ fn what_the_default_table_leaves_out_is_named_below_it() {
         table.contains("Releases that woke a waiter:\numutex demo`CACHE+0x10: demo-io-2 (tid 4252) 57.3%")
     );
     assert!(table.contains("umutex /dev/shm/ticks+0x40\n          since before the start\n"));
+}
+
+#[test]
+fn locks_are_queues() {
+    let table = shown(&profile(), &at(80));
+    let queues = table.split("As queues:\n").nth(1).unwrap();
+    let titles: Vec<&str> = queues.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(titles, ["ARRIVALS/S", "MEAN", "HOLD", "HELD", "IDLE", "QUEUE", "SAVES", "LOCK"]);
+    let row = |table: &str, lock: &str| {
+        let queues = table.split("As queues:\n").nth(1).unwrap().to_string();
+        let line = queues.lines().find(|line| line.contains(lock)).unwrap().to_string();
+        line.split_whitespace().map(str::to_string).collect::<Vec<_>>()
+    };
+    // Two waited for it, one of them nearly all the time.
+    assert_eq!(row(&table, "rename_mutex")[..6], ["0.20", "-", "98.7%", "0%", "1.40", "≤98.7%"]);
+    assert!(row(&table, "CACHE")[1].starts_with('≥') && table.contains("MEAN HOLD ≥:"));
+    assert!(!shown(&profile(), &at(59)).contains("MEAN HOLD"));
+    let mut profile = profile();
+    profile.locks.iter_mut().for_each(|lock| lock.blame = None);
+    assert!(!shown(&profile, &at(80)).contains("As queues:"));
+}
+
+#[test]
+fn rows_can_be_holders() {
+    let options = Options { by: super::By::Holder, ..at(80) };
+    assert!(shown(&profile(), &options).contains("\nBLAME%"));
+    // Nobody holds what an idle thread waits for.
+    let table = shown(&profile(), &Options { view: View::Idle, ..options });
+    assert!(table.contains("\nWAIT%"));
 }
 
 #[test]
