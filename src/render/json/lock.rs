@@ -1,10 +1,11 @@
 //! A lock of a report, with its sites and waiters.
 
+use super::blame::{BlameRow, QueueRow};
 use super::hex;
 use super::stack::StackRow;
 use crate::model::{
-    FutexCall, FutexKind, FutexLock, HoldStats, InFlight, Lock, LockPlace, Owner, Owners, Profile, Releaser,
-    Side, Site, WaitStats, bucket_range,
+    Account, FutexCall, FutexKind, FutexLock, HoldStats, InFlight, Lock, LockPlace, Owner, Owners, Profile,
+    Queue, Releaser, Side, Site, WaitStats, bucket_range,
 };
 use serde::Serialize;
 
@@ -36,6 +37,9 @@ pub(super) struct LockRow<'a> {
     contended_releases: Option<u64>,
     owners: Option<OwnersRow<'a>>,
     releasers: Vec<ReleaserRow<'a>>,
+    blame: Option<BlameRow<'a>>,
+    queue: Option<QueueRow>,
+    woken_to_running_ns: Option<u64>,
     sites: Vec<SiteRow<'a>>,
     in_flight: Vec<Waiter<'a>>,
 }
@@ -163,7 +167,13 @@ struct Waiter<'a> {
 }
 
 impl<'a> LockRow<'a> {
-    pub(super) fn of(profile: &'a Profile, lock: &'a Lock) -> LockRow<'a> {
+    /// With the account that the lock is in; `None` for what is no contention.
+    pub(super) fn of(
+        profile: &'a Profile,
+        accounts: &[Account<'a>],
+        account: Option<&Account<'a>>,
+        lock: &'a Lock,
+    ) -> LockRow<'a> {
         let total_ns = profile.weight_ns_of(lock.wait_class());
         let percentile =
             |percent| lock.hist.as_ref().and_then(|h| h.percentile_ns(percent, lock.wait.wait_max_ns));
@@ -200,6 +210,11 @@ impl<'a> LockRow<'a> {
             contended_releases: lock.contended_releases,
             owners: lock.owners.as_ref().map(OwnersRow::of),
             releasers: lock.releasers.iter().map(|releaser| ReleaserRow::of(profile, releaser)).collect(),
+            blame: lock.blame.as_ref().map(|blame| BlameRow::of(profile, accounts, lock, blame)),
+            queue: account
+                .and_then(|account| Queue::of(lock, account, profile.meta.duration_ns))
+                .map(QueueRow::of),
+            woken_to_running_ns: lock.woken_to_running_ns,
             sites: lock.sites.iter().map(|site| SiteRow::of(profile, site)).collect(),
             in_flight: lock.in_flight.iter().map(|wait| Waiter::of(profile, wait)).collect(),
         }

@@ -4,15 +4,21 @@
 //! The structs here are the format and nothing else uses them, so that the model can change without
 //! the format changing behind a reader's back.
 
+mod blame;
 mod layout;
 mod lock;
 mod stack;
 
 use super::Options;
-use crate::model::{Backend, EndReason, FutexClass, HookLine, Lock, Loss, Profile, TargetKind, WaitStats};
+use crate::model::{
+    Account, Backend, Conservation, EndReason, FutexClass, HookLine, Lock, Loss, Profile, TargetKind,
+    WaitStats, accounts,
+};
+use blame::ConservationRow;
 use layout::RowFormatter;
 use lock::LockRow;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 /// Identifies the format.
@@ -37,6 +43,7 @@ struct Report<'a> {
     idle_totals: ClassTotals,
     once_totals: ClassTotals,
     unknown_totals: ClassTotals,
+    conservation: Option<ConservationRow>,
     locks: Vec<LockRow<'a>>,
 }
 
@@ -117,6 +124,10 @@ impl<'a> Report<'a> {
         let target = &meta.target;
         let events = &profile.events;
         let totals = |class| ClassTotals::of(profile, class);
+        let accounts = accounts(profile);
+        let rows = accounts.iter().flat_map(|account| account.rows.iter().map(move |row| (*row, account)));
+        let account_of: HashMap<*const Lock, &Account> =
+            rows.map(|(row, account)| (std::ptr::from_ref(row), account)).collect();
         Report {
             schema: SCHEMA,
             meta: Meta {
@@ -154,7 +165,15 @@ impl<'a> Report<'a> {
             idle_totals: totals(FutexClass::Idle),
             once_totals: totals(FutexClass::Once),
             unknown_totals: totals(FutexClass::Unknown),
-            locks: profile.locks.iter().map(|lock| LockRow::of(profile, lock)).collect(),
+            conservation: Conservation::of(profile).map(ConservationRow::of),
+            locks: profile
+                .locks
+                .iter()
+                .map(|lock| {
+                    let account = account_of.get(&std::ptr::from_ref(lock)).copied();
+                    LockRow::of(profile, &accounts, account, lock)
+                })
+                .collect(),
         }
     }
 }
@@ -217,6 +236,24 @@ mod tests {
     fn every_view_has_every_row() {
         assert_eq!(report(View::Contention), report(View::Idle));
         assert_eq!(report(View::Idle)["locks"].as_array().unwrap().len(), profile().locks.len());
+    }
+
+    #[test]
+    fn accounts_add_up_and_chains_end_in_roots() {
+        let report = report(View::Contention);
+        assert_eq!(report["conservation"]["difference_ns"], 0);
+        assert_eq!(report["conservation"]["waited_ns"], report["totals"]["weight_ns"]);
+        let mut chains = 0;
+        for row in report["locks"].as_array().unwrap() {
+            assert_eq!(row["queue"].is_null(), row["class"].as_str().is_some_and(|class| class != "lock"));
+            for chain in row["blame"]["chains"].as_array().unwrap_or(&Vec::new()) {
+                let roots = chain["roots"].as_array().unwrap();
+                let sum: u64 = roots.iter().map(|root| root["waited_ns"].as_u64().unwrap()).sum();
+                assert_eq!(chain["waited_ns"], sum);
+                chains += 1;
+            }
+        }
+        assert_eq!(chains, 2);
     }
 
     #[test]
