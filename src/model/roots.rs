@@ -59,7 +59,7 @@ pub fn roots<'a>(accounts: &[Account<'a>], from: &Lock, chain: &'a Chain) -> Vec
     let mut path = vec![(from.kind.family(), from.addr, from.pid)];
     search.follow(chain, chain.waited_ns, &mut path);
     let mut found = search.found;
-    found.sort_by(|a, b| b.waited_ns.cmp(&a.waited_ns));
+    found.sort_by_key(|root| std::cmp::Reverse(root.waited_ns));
     found
 }
 
