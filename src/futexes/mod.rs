@@ -4,6 +4,7 @@
 //! A pure pass over a symbolized profile: evidence is [`FutexCall`](crate::model::FutexCall) of each site,
 //! the history of its address, the runtime of its process, and names in its stack where there are any.
 
+mod chains;
 mod names;
 mod regroup;
 mod rules;
@@ -16,6 +17,7 @@ pub use runtime::{Libc, Runtime, Runtimes};
 use crate::model::{
     FutexCall, FutexKind, FutexLock, FutexOp, FutexPlace, Lock, LockKind, LockPlace, Profile, StackRef,
 };
+use chains::Moves;
 use names::Names;
 use rules::{Evidence, History, Verdict, judge};
 use std::collections::{BTreeMap, HashMap};
@@ -46,6 +48,7 @@ pub fn classify(profile: &mut Profile, runtimes: &Runtimes) {
         history.owned |= lock.owners.as_ref().is_some_and(|owners| !owners.tasks.is_empty());
     }
     let mut rows = Vec::with_capacity(profile.locks.len());
+    let mut moves = Moves::default();
     for lock in std::mem::take(&mut profile.locks) {
         if !is_open(&lock) {
             rows.push(lock);
@@ -84,9 +87,10 @@ pub fn classify(profile: &mut Profile, runtimes: &Runtimes) {
         let all = |verdicts: Vec<Option<Verdict>>| -> Vec<Verdict> {
             verdicts.into_iter().map(|verdict| verdict.unwrap_or(otherwise)).collect()
         };
-        rows.extend(regroup::split(lock, &all(sites), &all(in_flight), otherwise));
+        rows.extend(regroup::split(lock, &all(sites), &all(in_flight), otherwise, &mut moves));
     }
-    profile.locks = regroup::unite(rows, profile);
+    profile.locks = regroup::unite(rows, profile, &mut moves);
+    chains::follow(profile, &moves);
 }
 
 /// A futex that nobody has judged yet.

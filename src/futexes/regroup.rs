@@ -1,17 +1,26 @@
 //! From one row for each address to one row for each lock.
 
+use super::chains::{Moves, place_of};
 use super::rules::Verdict;
-use crate::model::{FutexClass, FutexLock, Lock, LockKind, LockPlace, Profile, WaitStats};
+use crate::model::{Blame, BlameGap, FutexClass, FutexLock, Lock, LockKind, LockPlace, Profile, WaitStats};
 use crate::symbolize::callsite;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 /// One row for each thing that was waited for at this address.
-pub fn split(mut lock: Lock, sites: &[Verdict], in_flight: &[Verdict], otherwise: Verdict) -> Vec<Lock> {
+pub fn split(
+    mut lock: Lock,
+    sites: &[Verdict],
+    in_flight: &[Verdict],
+    otherwise: Verdict,
+    moves: &mut Moves,
+) -> Vec<Lock> {
+    let raw = place_of(&lock);
     let first = sites.iter().chain(in_flight).next().copied().unwrap_or(otherwise);
     if sites.iter().chain(in_flight).all(|verdict| *verdict == first) {
         settle(&mut lock, first);
+        moves.add(raw, place_of(&lock));
         return vec![lock];
     }
     let mut bare = lock.clone();
@@ -25,6 +34,8 @@ pub fn split(mut lock: Lock, sites: &[Verdict], in_flight: &[Verdict], otherwise
     bare.owners = None;
     bare.contended_hold = None;
     bare.releasers = Vec::new();
+    bare.blame = None;
+    bare.woken_to_running_ns = None;
     let mut rows: BTreeMap<Verdict, Lock> = BTreeMap::new();
     let mut seen = WaitStats::default();
     for (site, verdict) in std::mem::take(&mut lock.sites).into_iter().zip(sites) {
@@ -61,6 +72,15 @@ pub fn split(mut lock: Lock, sites: &[Verdict], in_flight: &[Verdict], otherwise
     if let Some(row) = rows.iter_mut().find(|row| row.wait.contended == lock.wait.contended) {
         row.hist = lock.hist;
     }
+    // The account is of all waits of the address, whatever they were for.
+    let only_locks = rows.iter().all(Lock::is_contention);
+    if !only_locks && lock.blame.is_some() {
+        for row in &mut rows {
+            let waited_ns = row.weight_ns();
+            let blame = row.blame.insert(Blame::default());
+            blame.leave_unattributed(BlameGap::AddressReused, None, waited_ns);
+        }
+    }
     // Wakes and owners are of the word; a lock is what they are for.
     let main = rows.iter().position(|row| row.futex.is_some_and(|futex| futex.class == FutexClass::Lock));
     let main = &mut rows[main.unwrap_or(0)];
@@ -70,6 +90,11 @@ pub fn split(mut lock: Lock, sites: &[Verdict], in_flight: &[Verdict], otherwise
     main.owners = lock.owners;
     main.contended_hold = lock.contended_hold;
     main.releasers = lock.releasers;
+    if only_locks {
+        main.blame = lock.blame;
+        main.woken_to_running_ns = lock.woken_to_running_ns;
+    }
+    moves.add(raw, place_of(main));
     rows
 }
 
@@ -95,7 +120,7 @@ fn settle(lock: &mut Lock, verdict: Verdict) {
 }
 
 /// Makes one row of those that are one lock, and ranks all.
-pub fn unite(rows: Vec<Lock>, profile: &Profile) -> Vec<Lock> {
+pub fn unite(rows: Vec<Lock>, profile: &Profile, moves: &mut Moves) -> Vec<Lock> {
     let call_site = |lock: &mut Lock| {
         if lock.futex.is_some() {
             // A stack that is gone leaves what was known.
@@ -106,7 +131,7 @@ pub fn unite(rows: Vec<Lock>, profile: &Profile) -> Vec<Lock> {
     let by_address = |lock: &Lock| -> Option<ByAddress> {
         lock.futex.map(|_| (lock.kind, lock.addr, lock.pid, lock.futex))
     };
-    let mut rows = unite_by(rows, by_address, |into, other| {
+    let mut rows = unite_by(rows, moves, by_address, |into, other| {
         into.addresses = into.addresses.max(other.addresses);
     });
     rows.iter_mut().for_each(call_site);
@@ -116,7 +141,7 @@ pub fn unite(rows: Vec<Lock>, profile: &Profile) -> Vec<Lock> {
         }
         _ => None,
     };
-    let mut rows = unite_by(rows, shared, |into, other| {
+    let mut rows = unite_by(rows, moves, shared, |into, other| {
         if into.pid != other.pid {
             into.pid = None;
             into.several_waiters = true;
@@ -130,7 +155,7 @@ pub fn unite(rows: Vec<Lock>, profile: &Profile) -> Vec<Lock> {
         }
         _ => None,
     };
-    let mut rows = unite_by(rows, heap, |into, other| {
+    let mut rows = unite_by(rows, moves, heap, |into, other| {
         into.addresses = into.addresses.saturating_add(other.addresses);
     });
     Lock::rank(&mut rows);
@@ -140,6 +165,7 @@ pub fn unite(rows: Vec<Lock>, profile: &Profile) -> Vec<Lock> {
 /// Rows with equal keys become one, with the address and the names of the heaviest.
 fn unite_by<K: Hash + Eq>(
     mut rows: Vec<Lock>,
+    moves: &mut Moves,
     key: impl Fn(&Lock) -> Option<K>,
     join: impl Fn(&mut Lock, &Lock),
 ) -> Vec<Lock> {
@@ -155,7 +181,9 @@ fn unite_by<K: Hash + Eq>(
         match known.get(&key) {
             Some(row) => {
                 let into = &mut united[*row];
+                let places = [place_of(&lock), place_of(into)];
                 join(into, &lock);
+                places.into_iter().for_each(|from| moves.add(from, place_of(into)));
                 into.name = into.name.take().or_else(|| lock.name.clone());
                 into.place = into.place.take().or_else(|| lock.place.clone());
                 into.call_site = into.call_site.take().or_else(|| lock.call_site.clone());

@@ -124,11 +124,18 @@ pub enum BlameGap {
     ReleaseNotSeen,
     /// The map of holders was full.
     NoRoom,
+    /// The address was a lock and something else in turn, and its account is of both.
+    AddressReused,
 }
 
 impl BlameGap {
-    pub const ALL: [BlameGap; 4] =
-        [BlameGap::NoReleaseEvent, BlameGap::OwnerWithoutStack, BlameGap::ReleaseNotSeen, BlameGap::NoRoom];
+    pub const ALL: [BlameGap; 5] = [
+        BlameGap::NoReleaseEvent,
+        BlameGap::OwnerWithoutStack,
+        BlameGap::ReleaseNotSeen,
+        BlameGap::NoRoom,
+        BlameGap::AddressReused,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -136,6 +143,7 @@ impl BlameGap {
             BlameGap::OwnerWithoutStack => "owner_without_stack",
             BlameGap::ReleaseNotSeen => "release_not_seen",
             BlameGap::NoRoom => "no_room",
+            BlameGap::AddressReused => "address_reused",
         }
     }
 
@@ -146,6 +154,7 @@ impl BlameGap {
             BlameGap::OwnerWithoutStack => "the owner is known, and no stack of it",
             BlameGap::ReleaseNotSeen => "the lock changed hands unseen",
             BlameGap::NoRoom => "more holders than --map-entries",
+            BlameGap::AddressReused => "the address was a lock and something else in turn",
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
@@ -256,6 +256,37 @@ fn pin_to(cpu: usize) -> Result<()> {
     Ok(())
 }
 
+/// What the kernel says about a thread: on a CPU, and ready for one that it did not get.
+/// (Documentation/scheduler/sched-stats.rst)
+fn cpu_and_delay_ns() -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").context("schedstat")?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(cpu_ns)), Some(Ok(delay_ns))) => Ok((cpu_ns, delay_ns)),
+        _ => Err(anyhow!("schedstat says {text:?}")),
+    }
+}
+
+/// Sums over the slow parts of all holds.
+#[derive(Default)]
+struct Slow {
+    wall_ns: AtomicU64,
+    cpu_ns: AtomicU64,
+    delay_ns: AtomicU64,
+}
+
+impl Slow {
+    fn time(&self, what: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (begin_ns, (cpu_ns, delay_ns)) = (now_ns(), cpu_and_delay_ns()?);
+        what()?;
+        let (more_cpu_ns, more_delay_ns) = cpu_and_delay_ns()?;
+        self.wall_ns.fetch_add(now_ns() - begin_ns, Ordering::Relaxed);
+        self.cpu_ns.fetch_add(more_cpu_ns - cpu_ns, Ordering::Relaxed);
+        self.delay_ns.fetch_add(more_delay_ns - delay_ns, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 /// The holder and a thread that does nothing but run share CPU 0.
 fn be_preempted(hold: Duration) -> Result<()> {
     pin_to(0)?;
@@ -319,17 +350,25 @@ static WORKLOAD_SLOW_HOLDER: PthreadMutex = PthreadMutex::new();
 pub fn run_slow_holder(options: &Options) -> Result<Outcome> {
     let hold = OrderedHold::new()?;
     let (theirs, why, keep) = (Arc::clone(&hold), options.why, options.hold());
+    let slow = Arc::new(Slow::default());
+    let clock = Arc::clone(&slow);
     let holder = Member::spawn(
         "holder",
         Box::new(move || {
             WORKLOAD_SLOW_HOLDER.lock()?;
             theirs.keep()?;
-            match why {
-                Why::Sleep => std::thread::sleep(keep),
-                Why::Spin => spin_until(Instant::now() + keep),
-                Why::Preempted => be_preempted(keep)?,
-                Why::Io => read_from_disk(keep)?,
-            }
+            clock.time(|| match why {
+                Why::Sleep => {
+                    std::thread::sleep(keep);
+                    Ok(())
+                }
+                Why::Spin => {
+                    spin_until(Instant::now() + keep);
+                    Ok(())
+                }
+                Why::Preempted => be_preempted(keep),
+                Why::Io => read_from_disk(keep),
+            })?;
             WORKLOAD_SLOW_HOLDER.unlock()?;
             Ok(Attempt { wait_ns: 0, aborted: false })
         }),
@@ -344,7 +383,13 @@ pub fn run_slow_holder(options: &Options) -> Result<Outcome> {
     let (tally, _) = crate::crew::sum(crew.waiters.iter());
     let mut outcome =
         options.outcome(vec![LockRow::user(FutexUse::GLIBC_MUTEX, "WORKLOAD_SLOW_HOLDER", &tally)]);
-    outcome.extra.insert("holders".into(), json!([holder_truth(&crew.holder, "holder", 0)]));
+    let slow = json!({
+        "tid": crew.holder.tid(),
+        "wall_ns": slow.wall_ns.load(Ordering::Relaxed),
+        "cpu_ns": slow.cpu_ns.load(Ordering::Relaxed),
+        "delay_ns": slow.delay_ns.load(Ordering::Relaxed),
+    });
+    outcome.extra.insert("slow_holder".into(), slow);
     crew.dismiss()?;
     Ok(outcome)
 }
