@@ -93,7 +93,10 @@ pub(super) fn write_sections(
     told.sort_by_key(|(_, blame)| std::cmp::Reverse(blame.accounted_ns()));
     if !told.is_empty() {
         writeln!(out, "Who made them wait:")?;
-        for (account, blame) in told.iter().take(LOCKS) {
+        let largest = told.iter().take(LOCKS).collect();
+        for (account, blame) in
+            worth_telling(largest, conservation.waited_ns, |(_, blame)| blame.accounted_ns())
+        {
             write_account(&page, account, blame, out)?;
         }
         writeln!(out)?;
@@ -123,6 +126,13 @@ pub(super) fn identity(sums: &Conservation) -> String {
     }
 }
 
+/// Of what is sorted by time, what is at least a hundredth of all waits; the largest anyhow.
+pub(super) fn worth_telling<T>(mut all: Vec<T>, waited_ns: u64, ns: impl Fn(&T) -> u64) -> Vec<T> {
+    let told = all.iter().take_while(|one| ns(one) >= waited_ns / 100).count().max(1);
+    all.truncate(told);
+    all
+}
+
 /// A line of an account, and its share.
 struct Entry {
     ns: u64,
@@ -135,8 +145,8 @@ fn write_account(page: &Page, account: &Account, blame: &Blame, out: &mut dyn Wr
     let woken: Option<u64> =
         account.rows.iter().filter_map(|row| row.woken_to_running_ns).reduce(|a, b| a + b);
     let woken = match woken {
-        Some(ns) => format!("; {} of it after being woken: the scheduler's", duration(ns)),
-        None => String::new(),
+        Some(ns) if ns > 0 => format!("; {} of it after being woken: the scheduler's", duration(ns)),
+        _ => String::new(),
     };
     let heading = format!("{}{sides}: waited {}{woken}", page.lock(lock), duration(account.waited_ns()));
     write_wrapped(&heading, columns, 4, out)?;
@@ -221,6 +231,7 @@ fn why_slow(holder: &Holder) -> Option<String> {
         (states.io_ns, "io"),
         (states.lock_ns, "waiting for a lock"),
         (states.blocked_ns, "blocked"),
+        (holder.wanted_ns.saturating_sub(states.total_ns()), "not known"),
     ];
     parts.sort_by_key(|(ns, _)| std::cmp::Reverse(*ns));
     let told = parts.iter().map(|(ns, state)| (*ns as f64 / whole, state));

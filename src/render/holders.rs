@@ -20,14 +20,15 @@ const ONE_LINE_FROM: usize = 160;
 /// Where the second line of a row begins.
 const INDENT: usize = 8;
 const STATE_WIDTH: usize = 4;
-const STATES: [&str; 5] = ["RUN", "RDY", "IO", "LOCK", "BLK"];
+/// The last one is what nobody watched; without such time the column is not there.
+const STATES: [&str; 6] = ["RUN", "RDY", "IO", "LOCK", "BLK", "?"];
 
 struct Row {
     blame_ns: u64,
     holds: Option<u64>,
     wanted_ns: Option<u64>,
     /// Shares of the wanted time; `None`: not watched, or nobody to be watched.
-    states: Option<[f64; 5]>,
+    states: Option<[f64; 6]>,
     who: String,
     /// What stands on the second line: a text and functions that may follow it.
     lock: String,
@@ -40,15 +41,14 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
     writeln!(out)?;
     match Conservation::of(profile) {
         Some(sums) if sums.waited_ns > 0 => {
-            write_rows(profile, &sums, options, out)?;
-            write_wrapped(
+            let unwatched = write_rows(profile, &sums, options, out)?;
+            let end = if unwatched { "blocked (BLK), or not watched (?)" } else { "or blocked (BLK)" };
+            let legend = format!(
                 "BLAME: what others waited meanwhile; n threads that wait count n times. WANTED: wall time held \
                  while somebody waited; of it the holder was running (RUN), runnable (RDY), in io (IO), waiting \
-                 for a lock itself (LOCK), or blocked (BLK).",
-                columns,
-                2,
-                out,
-            )?;
+                 for a lock itself (LOCK), {end}."
+            );
+            write_wrapped(&legend, columns, 2, out)?;
             writeln!(out)?;
             write_wrapped(&identity(&sums), columns, 4, out)?;
         }
@@ -62,12 +62,13 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
     notes::write_footer(profile, columns, out)
 }
 
+/// Whether there is time that nobody watched.
 fn write_rows(
     profile: &Profile,
     sums: &Conservation,
     options: &Options,
     out: &mut dyn Write,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let columns = options.columns();
     let accounts = accounts(profile);
     let locks: Vec<&Lock> = View::Contention.rows(profile).take(options.max_rows).collect();
@@ -82,14 +83,16 @@ fn write_rows(
 
     let one_line = columns >= ONE_LINE_FROM;
     let who_width = rows.iter().map(|row| width(&row.who)).max().unwrap_or(0).clamp(6, 32);
-    let mut header = cells(None, sums.waited_ns, columns);
+    let unknown = |row: &Row| row.states.is_some_and(|shares| shares[5] >= 0.01);
+    let layout = Layout { columns, waited_ns: sums.waited_ns, unwatched: rows.iter().any(unknown) };
+    let mut header = layout.cells(None);
     header.push(if one_line { pad_right("HOLDER", who_width) } else { "HOLDER".to_string() });
     if one_line {
         header.push("[LOCK] PLACE".to_string());
     }
     writeln!(out, "{}", elide(header.join(GAP).trim_end(), columns))?;
     for row in &rows {
-        let before = cells(Some(row), sums.waited_ns, columns).join(GAP) + GAP;
+        let before = layout.cells(Some(row)).join(GAP) + GAP;
         let room = columns.saturating_sub(width(&before));
         let lines = if one_line {
             let who = pad_right(&elide(&row.who, who_width), who_width);
@@ -111,7 +114,8 @@ fn write_rows(
             format!("… and {} more {holders} ({} of blame, {share})", count(rest.len() as u64), duration(ns));
         writeln!(out, "{}", elide(&text, columns))?;
     }
-    writeln!(out)
+    writeln!(out)?;
+    Ok(layout.unwatched)
 }
 
 impl Row {
@@ -126,29 +130,38 @@ impl Row {
     }
 }
 
-/// The numbers of a row, or their titles.
-fn cells(row: Option<&Row>, waited_ns: u64, columns: usize) -> Vec<String> {
-    let cell = |title: &str, width: usize, text: &dyn Fn(&Row) -> String| {
-        pad_left(&row.map_or_else(|| title.to_string(), text), width.max(title.len()))
-    };
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_string());
-    let mut cells = vec![
-        cell("BLAME%", units::PERCENT_WIDTH, &|row| percent(row.blame_ns as f64 / waited_ns.max(1) as f64)),
-        cell("BLAME", units::DURATION_WIDTH, &|row| duration(row.blame_ns)),
-    ];
-    if columns >= 60 {
-        cells.push(cell("HOLDS", units::COUNT_WIDTH, &|row| or_dash(row.holds.map(count))));
-        cells.push(cell("WANTED", units::DURATION_WIDTH, &|row| duration_or_dash(row.wanted_ns)));
+struct Layout {
+    columns: usize,
+    waited_ns: u64,
+    unwatched: bool,
+}
+
+impl Layout {
+    /// The numbers of a row, or their titles.
+    fn cells(&self, row: Option<&Row>) -> Vec<String> {
+        let cell = |title: &str, width: usize, text: &dyn Fn(&Row) -> String| {
+            pad_left(&row.map_or_else(|| title.to_string(), text), width.max(title.len()))
+        };
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_string());
+        let share = |row: &Row| percent(row.blame_ns as f64 / self.waited_ns.max(1) as f64);
+        let mut cells = vec![
+            cell("BLAME%", units::PERCENT_WIDTH, &share),
+            cell("BLAME", units::DURATION_WIDTH, &|row| duration(row.blame_ns)),
+        ];
+        if self.columns >= 60 {
+            cells.push(cell("HOLDS", units::COUNT_WIDTH, &|row| or_dash(row.holds.map(count))));
+            cells.push(cell("WANTED", units::DURATION_WIDTH, &|row| duration_or_dash(row.wanted_ns)));
+        }
+        if self.columns >= 80 {
+            let states = STATES.iter().enumerate().take(if self.unwatched { 6 } else { 5 });
+            let states = states.map(|(index, title)| {
+                let share = |row: &Row| or_dash(row.states.map(|shares| whole_percent(shares[index])));
+                cell(title, STATE_WIDTH, &share)
+            });
+            cells.push(states.collect::<Vec<_>>().join(" "));
+        }
+        cells
     }
-    if columns >= 80 {
-        let states = (0..STATES.len()).map(|index| {
-            cell(STATES[index], STATE_WIDTH, &|row| {
-                or_dash(row.states.map(|shares| whole_percent(shares[index])))
-            })
-        });
-        cells.push(states.collect::<Vec<_>>().join(" "));
-    }
-    cells
 }
 
 fn whole_percent(share: f64) -> String {
@@ -180,9 +193,10 @@ fn evidence(holder: &Holder) -> &'static str {
     }
 }
 
-fn shares(states: &HolderStates, wanted_ns: u64) -> [f64; 5] {
+fn shares(states: &HolderStates, wanted_ns: u64) -> [f64; 6] {
     let whole = whole_of(states, wanted_ns);
-    [states.running_ns, states.runnable_ns, states.io_ns, states.lock_ns, states.blocked_ns]
+    let unwatched_ns = wanted_ns.saturating_sub(states.total_ns());
+    [states.running_ns, states.runnable_ns, states.io_ns, states.lock_ns, states.blocked_ns, unwatched_ns]
         .map(|ns| ns as f64 / whole)
 }
 

@@ -1,5 +1,7 @@
 //! Locks as queues, below the table: how many come, how long they are served, how many wait.
 
+use super::View;
+use super::blame::worth_telling;
 use super::label::Labels;
 use super::table::write_wrapped;
 use super::text::{elide, pad_left, width};
@@ -42,7 +44,11 @@ const COLUMNS: [Column; 6] = [
     Column {
         title: "SAVES",
         from: 40,
-        cell: |queue| queue.wanted.map(|wanted| format!("≤{}", percent(wanted.saves_at_most()))),
+        cell: |queue| {
+            let share = queue.wanted?.saves_at_most();
+            // `<0.1%` is a bound already.
+            Some(if share < 0.001 { percent(share) } else { format!("≤{}", percent(share)) })
+        },
     },
 ];
 
@@ -66,6 +72,7 @@ pub(super) fn write(
         })
         .take(LOCKS)
         .collect();
+    let queues = worth_telling(queues, View::Contention.weight_ns(profile), |(lock, _)| lock.weight_ns());
     if queues.is_empty() {
         return Ok(());
     }

@@ -92,7 +92,7 @@ fn party(comm: &str, kernel_stack: StackRef, user_stack: StackRef) -> Party {
     Party { pid: 4242, comm: comm.into(), kernel_stack, user_stack }
 }
 
-fn find<'l>(locks: &'l mut [Lock], kind: LockKind, addr: u64) -> &'l mut Lock {
+fn find(locks: &mut [Lock], kind: LockKind, addr: u64) -> &mut Lock {
     locks.iter_mut().find(|lock| (lock.kind, lock.addr) == (kind, addr)).expect("the lock is in the profile")
 }
 

@@ -69,6 +69,19 @@ fn states_are_shares_of_the_wanted_time_or_not_known() {
 }
 
 #[test]
+fn time_of_a_holder_that_nobody_watched_is_shown_as_such() {
+    let mut profile = profile();
+    assert!(!shown(&profile, 100).contains(" BLK    ?  HOLDER"));
+    let blames = profile.locks.iter_mut().filter_map(|lock| lock.blame.as_mut());
+    let mut holders = blames.flat_map(|blame| &mut blame.holders);
+    let gc = holders.find(|holder| holder.thread.comm == "demo-gc").unwrap();
+    gc.states.as_mut().unwrap().io_ns = 0;
+    let table = shown(&profile, 100);
+    assert!(table.contains(" BLK    ?  HOLDER"));
+    assert_eq!(cells(&table, "demo::cache::Cache::evict")[4..10], ["30%", "8%", "0%", "0%", "0%", "62%"]);
+}
+
+#[test]
 fn narrower_terminals_lose_columns_by_priority() {
     let titles = |columns| {
         let table = shown(&profile(), columns);
