@@ -6,16 +6,19 @@
 static __always_inline struct blame_stats *blame_of(struct counters *c, const struct blame_key *key,
 						    __u32 tgid, const char comm[16])
 {
-	struct blame_stats *blame = bpf_map_lookup_elem(&blames, key), first = {};
+	struct blame_stats *blame = bpf_map_lookup_elem(&blames, key);
 
 	if (blame)
 		return blame;
-	first.tgid = tgid;
-	__builtin_memcpy(first.comm, comm, sizeof(first.comm));
-	bpf_map_update_elem(&blames, key, &first, BPF_NOEXIST);
+	/* From constants, and named afterwards: the stack of four functions that call each other is 512 bytes. */
+	bpf_map_update_elem(&blames, key, &zero_blame, BPF_NOEXIST);
 	blame = bpf_map_lookup_elem(&blames, key);
-	if (!blame)
+	if (!blame) {
 		c->lost[LOSS_BLAMES_MAP_FULL]++;
+		return 0;
+	}
+	blame->tgid = tgid;
+	__builtin_memcpy(blame->comm, comm, sizeof(blame->comm));
 	return blame;
 }
 
@@ -261,12 +264,13 @@ __noinline int count_pairs(__u64 addr, __u32 kind, __u32 place)
 {
 	__u32 tid = bpf_get_current_pid_tgid(), spot = place & 1, first;
 	struct watch *watch = bpf_map_lookup_elem(&watched, &tid);
-	struct lock_key key = queue_key(addr, kind);
-	struct lock_stats *stats = bpf_map_lookup_elem(&locks, &key);
 	struct counters *c = this_cpu_counters();
 	struct pair_key pair = {};
+	struct lock_stats *stats;
 	const struct queue *q;
 
+	pair.lock = queue_key(addr, kind);
+	stats = bpf_map_lookup_elem(&locks, &pair.lock);
 	if (!watch || !stats || !c)
 		return 0;
 	q = &stats->queue;
@@ -274,7 +278,6 @@ __noinline int count_pairs(__u64 addr, __u32 kind, __u32 place)
 	first = HOLDER_CLASSES;
 	if (q->holds - watch->position[spot].hold - 1 < HOLD_RING)
 		first = q->class_of_hold[watch->position[spot].hold & (HOLD_RING - 1)];
-	pair.lock = key;
 	pair.waiter.kernel_stack = watch->kernel_stack[spot];
 	pair.waiter.user_stack = watch->user_stack[spot];
 	pair.waiter.tgid = bpf_get_current_pid_tgid() >> 32;
@@ -297,5 +300,47 @@ __noinline int count_pairs(__u64 addr, __u32 kind, __u32 place)
 		else
 			c->lost[LOSS_PAIRS_MAP_FULL]++;
 	}
+	return 0;
+}
+
+/* What accrued at the lock that the current thread holds, while it waited for this one, is this wait's fault. */
+__noinline int count_chain(__u64 addr, __u32 kind, __u64 now)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct watch *watch = bpf_map_lookup_elem(&watched, &tid);
+	struct counters *c = this_cpu_counters();
+	struct chain_stats *chain;
+	struct lock_stats *stats;
+	struct chain_key key;
+	__u64 ns;
+
+	if (!c || !watch)
+		return 0;
+	key.lock = watch->held;
+	key.other = queue_key(addr, kind);
+	key.tid = tid;
+	key.unused = 0;
+	if (!key.lock.addr || same_key(&key.lock, &key.other))
+		return 0;
+	stats = bpf_map_lookup_elem(&locks, &key.lock);
+	if (!stats)
+		return 0;
+	ns = queue_sum(&stats->queue, now).ns;
+	if (ns <= watch->chain_mark_ns)
+		return 0;
+	ns -= watch->chain_mark_ns;
+	stats->queue.chained_ns += ns;
+	chain = bpf_map_lookup_elem(&chains, &key);
+	if (!chain) {
+		bpf_map_update_elem(&chains, &key, &zero_chain, BPF_NOEXIST);
+		chain = bpf_map_lookup_elem(&chains, &key);
+	}
+	if (!chain) {
+		c->lost[LOSS_PAIRS_MAP_FULL]++;
+		return 0;
+	}
+	chain->tgid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(chain->comm, sizeof(chain->comm));
+	__sync_fetch_and_add(&chain->waited_ns, ns);
 	return 0;
 }

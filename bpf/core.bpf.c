@@ -35,6 +35,8 @@ const volatile struct config cfg = {};
 const struct lock_stats zero_lock_stats = {};
 const struct futex_wait zero_futex_wait = {};
 const struct watch zero_watch = {};
+const struct blame_stats zero_blame = {};
+const struct chain_stats zero_chain = {};
 volatile __u32 active = 0;
 volatile __u64 epoch_ns = 0;
 

@@ -78,7 +78,7 @@ static __always_inline int futex_releases(void *ctx, __u64 uaddr, __u32 kind, __
 static __always_inline __u32 wake_count(void)
 {
 	struct syscall syscall = {};
-	struct futex_call call = {};
+	struct futex_request call = {};
 
 	read_syscall(saved_registers(), &syscall);
 	return decode_futex_call(&syscall, &call) ? call.value : 1;
@@ -188,7 +188,7 @@ int sys_enter__tp(struct bpf_raw_tracepoint_args *ctx)
 
 	const struct pt_regs *regs = (void *)ctx->args[0];
 	struct syscall syscall = {};
-	struct futex_call call = {};
+	struct futex_request call = {};
 	__u32 kind = KIND_FUTEX;
 
 	if (!wanted(bpf_get_current_pid_tgid() >> 32))
@@ -219,7 +219,7 @@ int sys_exit__tp(struct bpf_raw_tracepoint_args *ctx)
 {
 	const struct pt_regs *regs = (void *)ctx->args[0];
 	struct syscall syscall = {};
-	struct futex_call call = {};
+	struct futex_request call = {};
 
 	if (!wanted(bpf_get_current_pid_tgid() >> 32))
 		return 0;

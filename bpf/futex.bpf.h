@@ -49,7 +49,7 @@
  * until the call returns.
  */
 static __always_inline bool decode_futex_call(const struct syscall *call,
-					      volatile struct futex_call *futex)
+					      volatile struct futex_request *futex)
 {
 	struct {
 		__u64 value;

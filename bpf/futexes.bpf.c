@@ -322,7 +322,7 @@ __noinline int futex_enter(__u64 regs, __u64 uaddr, __u32 value)
 	read_syscall((void *)regs, &syscall);
 	call->sp = syscall.sp;
 	call->thread_pointer = thread_pointer();
-	if (!decode_futex_call(&syscall, call)) {
+	if (!decode_futex_call(&syscall, (volatile void *)call)) {
 		/* A restarted call, or the tracepoint's caller was wrong. */
 		if (!uaddr)
 			return 0;

@@ -80,19 +80,29 @@ struct futex_words {
 	__u32 word[20];
 };
 
+/* What a futex call asks for: how struct futex_call begins, and small enough for a stack. */
+struct futex_request {
+	__u64 uaddr;
+	__u32 op;
+	__u32 value;
+	__u32 timeout;
+	__u32 compat;
+};
+
 /*
  * A futex call that is being looked at. In the thread's own record, and not on the stack: what the verifier knows
  * of its memory it forgets, where it would follow every combination of what a call can look like.
  */
 struct futex_call {
+	/* struct futex_request */
 	__u64 uaddr;
-	__u64 sp;
-	__u64 thread_pointer;
 	/* FUTEX_* command and flags, as of futex(2). */
 	__u32 op;
 	__u32 value;
 	__u32 timeout;
 	__u32 compat;
+	__u64 sp;
+	__u64 thread_pointer;
 	/* As in site_key.futex. */
 	__u32 bits;
 	/* What may be the owner's thread id, and the bits that are true if it is. */

@@ -146,6 +146,8 @@ extern const volatile struct config cfg;
 extern const struct lock_stats zero_lock_stats;
 extern const struct futex_wait zero_futex_wait;
 extern const struct watch zero_watch;
+extern const struct blame_stats zero_blame;
+extern const struct chain_stats zero_chain;
 /* On after the last hook is attached, off before the maps are read. */
 extern volatile __u32 active;
 /* When the profile began; user space sets it before `active`. */

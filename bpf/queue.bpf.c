@@ -159,42 +159,6 @@ static __always_inline void mark_chain(struct watch *watch, __u64 now)
 	watch->chain_mark_ns = stats ? queue_sum(&stats->queue, now).ns : 0;
 }
 
-/* … and what accrued while it did is this wait's fault. */
-static __always_inline void count_chain(struct counters *c, struct watch *watch,
-					const struct lock_key *other, __u64 now)
-{
-	struct chain_stats *chain, first = {};
-	struct lock_stats *stats;
-	struct chain_key key;
-	__u64 ns;
-
-	if (!watch->held.addr || same_key(&watch->held, other))
-		return;
-	stats = bpf_map_lookup_elem(&locks, &watch->held);
-	if (!stats)
-		return;
-	ns = queue_sum(&stats->queue, now).ns;
-	if (ns <= watch->chain_mark_ns)
-		return;
-	ns -= watch->chain_mark_ns;
-	stats->queue.chained_ns += ns;
-	key.lock = watch->held;
-	key.other = *other;
-	key.tid = bpf_get_current_pid_tgid();
-	key.unused = 0;
-	chain = bpf_map_lookup_elem(&chains, &key);
-	if (!chain) {
-		first.tgid = bpf_get_current_pid_tgid() >> 32;
-		bpf_get_current_comm(first.comm, sizeof(first.comm));
-		bpf_map_update_elem(&chains, &key, &first, BPF_NOEXIST);
-		chain = bpf_map_lookup_elem(&chains, &key);
-	}
-	if (chain)
-		__sync_fetch_and_add(&chain->waited_ns, ns);
-	else
-		c->lost[LOSS_PAIRS_MAP_FULL]++;
-}
-
 static __always_inline __u32 place_of(__u32 kind)
 {
 	return is_user_lock(kind) ? PLACE_FUTEX : PLACE_KERNEL;
@@ -316,7 +280,8 @@ __noinline int queue_leaves(__u64 addr, __u32 how, __u64 now)
 		watch->wanted[PLACE_FUTEX].addr = 0;
 	else
 		watch->wanted[PLACE_KERNEL].addr = 0;
-	count_chain(c, watch, &key, now);
+	if (watch->held.addr)
+		count_chain(addr, kind, now);
 	if (watch->woken_to_running_ns)
 		__sync_fetch_and_add(&q->woken_to_running_ns, watch->woken_to_running_ns);
 	watch->woken_to_running_ns = 0;

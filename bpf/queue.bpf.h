@@ -36,6 +36,7 @@ extern int queue_charge(__u64 addr, __u32 kind, __u64 kernel_stack, __u64 user_s
 extern int queue_charge_waker(__u64 addr, __u32 kind, __u64 now);
 extern int charge_pending(__u64 addr, __u32 kind);
 extern int count_pairs(__u64 addr, __u32 kind, __u32 place);
+extern int count_chain(__u64 addr, __u32 kind, __u64 now);
 
 /* No release of this lock goes unseen, whether or not somebody waits. */
 #define QUEUE_SEES_ALL (1U << 10)
