@@ -13,7 +13,7 @@ mod owner;
 mod profile;
 mod stack;
 
-pub use capture::{LockId, RawCapture, RawFrames, RawLock, RawStack, RawWait, SiteId};
+pub use capture::{LockId, RawCapture, RawFrames, RawLock, RawStack, RawWait, SiteId, SlabPlace};
 pub use futex::{
     FutexCall, FutexClass, FutexKind, FutexLock, FutexOp, FutexPlace, FutexValue, FutexWords, LockPlace,
     ParkToken, Releaser, Side,
@@ -22,6 +22,6 @@ pub use hist::{BUCKETS, Hist, bucket_of, bucket_range};
 pub use lock::{Family, HoldStats, InFlight, Lock, LockKind, Site, WaitStats, Wakes};
 pub use owner::{Owner, Owners, Thread};
 pub use profile::{
-    Backend, EndReason, EventCounts, HookLine, Loss, Meta, Profile, SCHEMA, Target, TargetKind,
+    Backend, EndReason, EventCounts, HookLine, Loss, Meta, Named, Naming, Profile, SCHEMA, Target, TargetKind,
 };
 pub use stack::{Frame, Function, Space, Stack, StackRef};

@@ -382,5 +382,6 @@ pub fn profile() -> Profile {
         locks,
         stacks: stacks.stacks,
         frames: stacks.frames,
+        naming: None,
     }
 }
