@@ -60,7 +60,8 @@ fn the_mmap_lock_of_another_process_is_named() {
     let named: Vec<&Value> =
         report.locks("rwsem:R").into_iter().filter(|lock| lock["name"] == "mm_struct.mmap_lock").collect();
     let waits: u64 = named.iter().map(|lock| number(lock, "contended")).sum();
-    assert!(waits >= 1, "{} reads had to wait:\n{}", truth["long_reads"], report.table);
+    let slept = number(&truth, "slept");
+    assert!(waits + report.skipped_runs() >= slept, "{slept} reads slept:\n{}", report.table);
     // Of the child: its memory is read, nothing of our own.
     assert!(named.iter().any(|lock| {
         let stacks = lock["sites"].as_array().unwrap().iter();
