@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_cache_is_of_what_is_in_memory_and_not_on_the_disk() {
         use crate::kernel::btf::tests::Builder;
-        let mut b = Builder::new();
+        let mut b = Builder::default();
         for name in ["ext4_inode", "ext4_inode_info", "inode", "file", "anon_vma", "fasync_struct"] {
             b.structure(name, 8, &[]);
         }

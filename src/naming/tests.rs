@@ -25,7 +25,7 @@ ffffffffc0001000 d ext4_table\t[ext4]
 ";
 
 fn types() -> Types {
-    let mut b = Builder::new();
+    let mut b = Builder::default();
     let long = b.int("long", 8);
     let raw = b.structure("raw_spinlock", 4, &[]);
     let spin = b.structure("spinlock", 4, &[("rlock", raw, 0)]);

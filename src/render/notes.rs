@@ -135,7 +135,12 @@ pub(super) fn no_waits(profile: &Profile, view: View) -> String {
     }
 }
 
-pub(super) fn write_footer(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write_footer(
+    profile: &Profile,
+    view: View,
+    columns: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for (blind, functions) in blind_spots(profile) {
         let mut lines = wrap(&clean(&format!("not seen: {blind} ({functions})")), columns, 10);
         if lines.len() > BLIND_LINES {
@@ -151,7 +156,9 @@ pub(super) fn write_footer(profile: &Profile, columns: usize, out: &mut dyn Writ
             writeln!(out, "{line}")?;
         }
     }
-    write_unnamed(profile, columns, out)?;
+    if view == View::Contention {
+        write_unnamed(profile, columns, out)?;
+    }
     let mut nothing_lost = true;
     for loss in profile.losses.iter().filter(|loss| loss.count > 0) {
         nothing_lost = false;

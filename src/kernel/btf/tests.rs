@@ -10,11 +10,13 @@ pub struct Builder {
     first_string: u32,
 }
 
-impl Builder {
-    pub fn new() -> Builder {
+impl Default for Builder {
+    fn default() -> Builder {
         Builder { types: vec![], strings: vec![0], next: 1, first_string: 0 }
     }
+}
 
+impl Builder {
     pub fn module_of(kernel: &Builder) -> Builder {
         let first_string = kernel.strings.len() as u32;
         Builder { types: vec![], strings: vec![0], next: kernel.next, first_string }
@@ -104,7 +106,7 @@ const SPIN: &[&str] = &["spinlock_t", "raw_spinlock"];
 
 /// struct mutex { long owner; raw_spinlock_t wait_lock; }; and what has one.
 fn kernel() -> Builder {
-    let mut b = Builder::new();
+    let mut b = Builder::default();
     let long = b.int("long", 8);
     let raw = b.structure("raw_spinlock", 4, &[]);
     let spin = b.structure("spinlock", 4, &[("rlock", raw, 0)]);
