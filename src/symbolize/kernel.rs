@@ -39,6 +39,10 @@ pub struct KernelSymbols {
     per_cpu: Vec<Symbol>,
     /// Where those of the kernel itself are linked: `__per_cpu_start`, `__per_cpu_end`.
     per_cpu_range: Range<u64>,
+    /// `_sdata` to `_end`. 7.x lists variables of some sections in there as if they were code.
+    data_range: Range<u64>,
+    /// Code in the middle of it, that is gone after the start.
+    init_code: Range<u64>,
     /// The kernel lists its symbols but shows all of them at address 0 (kptr_restrict).
     pub hidden: bool,
     /// The kernel lists its variables (CONFIG_KALLSYMS_ALL); without that static locks have no names.
@@ -61,6 +65,8 @@ impl KernelSymbols {
         let mut line_start = 0;
         let mut per_cpu = Vec::new();
         let mut per_cpu_range = 0..0;
+        let mut data_range = 0..0;
+        let mut init_code = 0..0;
         for line in text.split_inclusive('\n') {
             let start = line_start;
             line_start += line.len();
@@ -71,6 +77,10 @@ impl KernelSymbols {
             match &text[symbol.name.start as usize..symbol.name.end as usize] {
                 "__per_cpu_start" => per_cpu_range.start = symbol.addr,
                 "__per_cpu_end" => per_cpu_range.end = symbol.addr,
+                "_sdata" => data_range.start = symbol.addr,
+                "_end" => data_range.end = symbol.addr,
+                "_sinittext" => init_code.start = symbol.addr,
+                "_einittext" => init_code.end = symbol.addr,
                 _ => {}
             }
             if symbol.addr >= KERNEL_HALF {
@@ -88,7 +98,16 @@ impl KernelSymbols {
         };
         symbols.sort_by(order);
         per_cpu.sort_by(order);
-        KernelSymbols { symbols, per_cpu, per_cpu_range, hidden: listed && !shown, has_variables, text }
+        KernelSymbols {
+            symbols,
+            per_cpu,
+            per_cpu_range,
+            data_range,
+            init_code,
+            hidden: listed && !shown,
+            has_variables,
+            text,
+        }
     }
 
     /// The function an instruction belongs to.
@@ -113,8 +132,13 @@ impl KernelSymbols {
         if !self.has_variables {
             return None; // What is listed then are the linker's section marks.
         }
+        let any_kind = self.data_range.contains(&addr) && !self.init_code.contains(&addr);
         self.find(addr, |kind| {
-            matches!(kind, b'd' | b'D' | b'b' | b'B' | b'r' | b'R' | b'v' | b'V' | b'g' | b'G' | b's' | b'S')
+            any_kind
+                || matches!(
+                    kind,
+                    b'd' | b'D' | b'b' | b'B' | b'r' | b'R' | b'v' | b'V' | b'g' | b'G' | b's' | b'S'
+                )
         })
     }
 
@@ -296,6 +320,20 @@ ffffffffc0601000 t ftrace_trampoline\t[__builtin__ftrace]
             );
         }
         assert_eq!(KernelSymbols::default().per_cpu(0), None);
+    }
+
+    #[test]
+    fn variables_listed_as_code_are_variables_all_the_same() {
+        let text = "ffffffff81000000 T _stext\nffffffff81001000 T do_work\nffffffff82000000 D _sdata\n\
+                    ffffffff82000000 D init_task\nffffffff82006080 T tasklist_lock\nffffffff82006100 t rcu_state\n\
+                    ffffffff83000000 T _sinittext\nffffffff83000000 t start\nffffffff83001000 T _einittext\n\
+                    ffffffff83001000 b last\nffffffff83002000 B _end\n";
+        let table = KernelSymbols::parse(text.to_string());
+        assert_eq!(table.data_symbol(0xffffffff82006080).as_deref(), Some("tasklist_lock"));
+        assert_eq!(table.data_symbol(0xffffffff82006140).as_deref(), Some("rcu_state+0x40"));
+        assert_eq!(table.data_symbol(0xffffffff81001000), None);
+        assert_eq!(table.data_symbol(0xffffffff83000010), None);
+        assert_eq!(table.data_symbol(0xffffffff83001000).as_deref(), Some("last"));
     }
 
     #[test]
