@@ -8,6 +8,7 @@
 #define CORE_BPF_H
 
 #include "compat.bpf.h"
+#include "slab.bpf.h"
 #include "ustack.bpf.h"
 
 /* A process that is traced. */
@@ -70,6 +71,11 @@ static __always_inline void raise_max(volatile __u64 *max, __u64 value)
 		*max = value;
 }
 
+static __always_inline bool is_user_lock(__u32 kind)
+{
+	return kind == KIND_FUTEX || kind == KIND_FUTEX_PI;
+}
+
 static __always_inline struct lock_stats *lock_stats_if_room(const struct lock_key *key)
 {
 	struct lock_stats *stats = bpf_map_lookup_elem(&locks, key);
@@ -77,7 +83,12 @@ static __always_inline struct lock_stats *lock_stats_if_room(const struct lock_k
 	if (stats)
 		return stats;
 	bpf_map_update_elem(&locks, key, &zero_lock_stats, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&locks, key);
+	stats = bpf_map_lookup_elem(&locks, key);
+	if (stats && !is_user_lock(key->kind)) {
+		stats->slab_cache = slab_cache_of(key->addr);
+		stats->slab_offset = slab_offset_of(key->addr);
+	}
+	return stats;
 }
 
 static __always_inline struct lock_stats *lock_stats_of(struct counters *c,
@@ -103,11 +114,6 @@ static __always_inline void wait_abandoned(struct counters *c, const struct wait
 	if (wait->queued)
 		queue_cancels(wait->site.lock.addr, wait->site.lock.kind, wait->begin_ns);
 	c->lost[LOSS_UNPAIRED_BEGIN]++;
-}
-
-static __always_inline bool is_user_lock(__u32 kind)
-{
-	return kind == KIND_FUTEX || kind == KIND_FUTEX_PI;
 }
 
 static __always_inline void fill_site(struct site_key *site, __u64 addr, __u32 kind,

@@ -51,6 +51,10 @@ __noinline int hold_begins(__u64 addr, __u32 kind)
 	if (!stats) {
 		bpf_map_update_elem(&holds, &lock, &zero, BPF_NOEXIST);
 		stats = bpf_map_lookup_elem(&holds, &lock);
+		if (stats) {
+			stats->slab_cache = slab_cache_of(addr);
+			stats->slab_offset = slab_offset_of(addr);
+		}
 	}
 	if (!stats) {
 		c->lost[LOSS_HOLDS_MAP_FULL]++;

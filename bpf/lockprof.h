@@ -146,7 +146,30 @@ struct config {
 	__u32 spin_locks_log2;
 	__u32 spin_stacks_log2;
 	__u32 spin_holds_log2;
+	/* bpf_get_kmem_cache() says where a lock lives. */
+	__u32 slab_by_kernel;
+	/* Where memory and its struct pages begin; 0: not known. */
+	__u64 page_offset;
+	__u64 vmemmap;
 };
+
+/* slab_cache_of() and slab_offset_of(): nothing could tell. */
+#define SLAB_OFFSET_UNKNOWN 0xffffffff
+
+/* A cache of the slab allocator (memory.bpf.c). */
+struct slab_cache {
+	__u64 addr;
+	__u32 size;
+	__u32 object_size;
+	__u32 red_left_pad;
+	/* Pages of a slab, and of one made when memory was short, as powers of two. */
+	__u16 order;
+	__u16 least_order;
+	char name[40];
+};
+
+#define MEMORY_CACHES 64
+#define MEMORY_CPUS 1024
 
 enum user_stacks {
 	USER_STACKS_OFF,
@@ -202,7 +225,9 @@ struct lock_stats {
 	__u32 waiter_tid;
 	__u32 several_waiters;
 	__u32 waker_tid;
-	__u32 unused;
+	/* Kernel locks: how far into a slab it is, and of which cache; 0: of none. */
+	__u32 slab_offset;
+	__u64 slab_cache;
 	/* How many wait for it now, and how often it was released while somebody did. */
 	__u64 waiting;
 	__u64 contended_releases;
@@ -331,6 +356,9 @@ struct spin_site {
 
 struct spin_lock {
 	struct lock_key key;
+	__u64 slab_cache;
+	__u32 slab_offset;
+	__u32 unused;
 	__u32 hist[HIST_BUCKETS];
 };
 
@@ -425,6 +453,10 @@ struct hold_stats {
 	/* Writers so far (write side only): a reader's record from before the last one is stale, for a
 	 * writer that got the lock proves that there was no reader. */
 	__u64 generation;
+	/* As in lock_stats. */
+	__u64 slab_cache;
+	__u32 slab_offset;
+	__u32 unused;
 };
 
 /* Spinlocks held by a CPU, in the order of their acquisition. */

@@ -15,6 +15,8 @@ static __noinline __u32 spin_hold_place(__u64 addr, __u32 kind)
 			return 0;
 		if (!entry->key.kind) {
 			entry->key = key;
+			entry->stats.slab_cache = slab_cache_of(addr);
+			entry->stats.slab_offset = slab_offset_of(addr);
 			return index + 1;
 		}
 		if (entry->key.addr == addr && entry->key.kind == kind)

@@ -41,6 +41,8 @@ static __noinline __u32 spin_lock_place(const struct lock_key *key)
 			return 0;
 		if (!entry->key.kind) {
 			entry->key = *key;
+			entry->slab_cache = slab_cache_of(key->addr);
+			entry->slab_offset = slab_offset_of(key->addr);
 			return index + 1;
 		}
 		if (entry->key.addr == key->addr && entry->key.kind == key->kind)

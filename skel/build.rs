@@ -1,4 +1,4 @@
-//! Compiles bpf/*.bpf.c, links them into one object (blocked.bpf.c stays one of its own) and generates the
+//! Compiles bpf/*.bpf.c, links them into one object (blocked.bpf.c and memory.bpf.c stay ones of their own) and generates the
 //! skeletons into OUT_DIR.
 
 use anyhow::{Context, Result};
@@ -23,10 +23,15 @@ fn main() -> Result<()> {
     // Definitions first: libbpf's linker leaves a map's BTF offset at 0 when it met the extern before.
     sources.sort_by_key(|path| (!path.ends_with("core.bpf.c"), path.clone()));
 
-    // Read once when a profile begins, then unloaded: an object of its own.
-    let (once, sources): (Vec<PathBuf>, Vec<PathBuf>) =
-        sources.into_iter().partition(|path| path.ends_with("blocked.bpf.c"));
-    generate(&compile(&once[0], &out, arch)?, &out.join("blocked.skel.rs"))?;
+    // Run when a profile begins or ends and never attached: objects of their own.
+    let (apart, sources): (Vec<PathBuf>, Vec<PathBuf>) = sources
+        .into_iter()
+        .partition(|path| path.ends_with("blocked.bpf.c") || path.ends_with("memory.bpf.c"));
+    for source in apart {
+        let name =
+            source.file_name().expect("a source has a name").to_string_lossy().replace(".bpf.c", ".skel.rs");
+        generate(&compile(&source, &out, arch)?, &out.join(name))?;
+    }
 
     let linked = out.join("lockprof.bpf.o");
     let mut linker = libbpf_rs::Linker::new(&linked)?;

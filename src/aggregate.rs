@@ -145,6 +145,7 @@ pub fn profile(capture: RawCapture, meta: Meta, plan: Vec<HookLine>) -> Profile 
         locks,
         stacks: table.stacks,
         frames: table.frames,
+        naming: None,
     }
 }
 

@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! main → cli → session → {kernel, attach, bpf};  session → aggregate → model
-//!              cli → {doctor, symbolize, render} → model
+//!              cli → {doctor, symbolize, futexes, naming, render} → model
 //! attach → {kernel::facts, model}     bpf → {attach::plan, unwind, model}     unwind → symbolize
-//! {futexes, render} → {symbolize::callsite, model}
+//! {futexes, render} → {symbolize::callsite, model};  naming → {kernel, symbolize, model}
 //! model → nothing of ours
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! |---|---|
 //! | [`cli`] | clap types, one conversion to the library's configuration, progress, output files |
 //! | [`session`] | the story of one run: start → wait → stop → capture |
-//! | [`kernel`] | Facts: trial loads, BTF, kallsyms |
+//! | [`kernel`] | Facts: trial loads, BTF, kallsyms; types, slab caches |
 //! | [`attach`] | the catalog of hooks, and the Plan as a pure function of (Facts, wishes) |
 //! | [`bpf`] | load, attach, activate, drain; the only module that sees libbpf-rs |
 //! | [`aggregate`] | raw capture → Profile with addresses |
@@ -23,6 +23,7 @@
 //! | [`unwind`] | `.eh_frame` → the tables BPF walks user stacks with; a walk from outside |
 //! | [`symbolize`] | Profile with addresses → Profile with names |
 //! | [`futexes`] | what each futex wait was for: a lock, or nothing to do |
+//! | [`naming`] | what kernel locks are called, and a key for every lock that lasts |
 //! | [`render`] | Profile → table by lock or holder, histogram, folded, flamegraphs of waiters and holders, JSON |
 //! | [`doctor`] | Facts and Plan in human words |
 //!
@@ -41,6 +42,7 @@ pub mod failure;
 pub mod futexes;
 pub mod kernel;
 pub mod model;
+pub mod naming;
 pub mod render;
 pub mod session;
 pub mod symbolize;

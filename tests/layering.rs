@@ -17,7 +17,7 @@ const DOORS: [(&str, &[&str]); 9] = [
 ];
 
 /// Module → modules of ours it may use (src/lib.rs draws the picture).
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("units", &[]),
     ("failure", &[]),
@@ -27,6 +27,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("aggregate", &["model"]),
     ("symbolize", &["model"]),
     ("futexes", &["model", "symbolize"]),
+    ("naming", &["kernel", "model", "symbolize"]),
     ("unwind", &["symbolize"]),
     ("render", &["model", "symbolize", "units"]),
     ("doctor", &["attach", "kernel", "model", "failure"]),

@@ -368,6 +368,7 @@ fn profile(frames: Vec<Frame>) -> Profile {
         locks: Vec::new(),
         stacks: vec![stack],
         frames,
+        naming: None,
     }
 }
 

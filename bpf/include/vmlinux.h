@@ -130,6 +130,36 @@ struct futex_q {
 	struct task_struct *task;
 };
 
+struct list_head {
+	struct list_head *next;
+};
+
+struct kmem_cache_order_objects {
+	unsigned int x;
+};
+
+struct kmem_cache {
+	unsigned int size;
+	unsigned int object_size;
+	unsigned int red_left_pad;
+	struct kmem_cache_order_objects oo;
+	struct kmem_cache_order_objects min;
+	const char *name;
+	struct list_head list;
+};
+
+struct slab {
+	struct kmem_cache *slab_cache;
+};
+
+struct page {
+	unsigned long compound_head;
+};
+
+struct page___5_16 {
+	struct kmem_cache *slab_cache;
+};
+
 struct seq_file;
 
 struct bpf_iter_meta {

@@ -18,6 +18,12 @@ pub mod blocked {
     include!(concat!(env!("OUT_DIR"), "/blocked.skel.rs"));
 }
 
+/// That of memory.bpf.c, likewise.
+#[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals)]
+pub mod memory {
+    include!(concat!(env!("OUT_DIR"), "/memory.skel.rs"));
+}
+
 // SAFETY: plain C structs of integers, for which every bit pattern is valid.
 unsafe impl Plain for types::site_key {}
 unsafe impl Plain for types::site_stats {}

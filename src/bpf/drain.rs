@@ -35,6 +35,8 @@ impl Tracer {
                     .blames
                     .extend(blame_wire::account(&value.queue, since_epoch_ns).map(|blame| (id, blame)));
                 capture.locks.insert(id, wire::raw_lock(&value));
+                let place = wire::slab_place(value.slab_cache, value.slab_offset);
+                capture.slab_places.extend(place.map(|place| (key.addr, place)));
             }
         })
         .context("Failed to read the map of locks")?;
@@ -47,6 +49,8 @@ impl Tracer {
         each(&maps.holds, |key: types::lock_key, value: types::hold_stats| {
             if let Some(id) = wire::lock_id(&key) {
                 capture.holds.insert(id, wire::hold_stats(&value));
+                let place = wire::slab_place(value.slab_cache, value.slab_offset);
+                capture.slab_places.extend(place.map(|place| (key.addr, place)));
             }
         })
         .context("Failed to read the map of holds")?;
@@ -128,6 +132,8 @@ impl Tracer {
         capture.sites.extend(sites.into_iter().filter(|(_, wait)| wait.contended > 0));
         for entry in tables.locks.entries::<types::spin_lock>() {
             let Some(id) = wire::lock_id(&entry.key) else { continue };
+            let place = wire::slab_place(entry.slab_cache, entry.slab_offset);
+            capture.slab_places.extend(place.map(|place| (id.addr, place)));
             let lock = capture.locks.entry(id).or_default();
             lock.hist.resize(lock.hist.len().max(entry.hist.len()), 0);
             for (sum, count) in lock.hist.iter_mut().zip(entry.hist) {
@@ -137,6 +143,8 @@ impl Tracer {
         for entry in tables.holds.entries::<types::spin_hold>() {
             if let Some(id) = wire::lock_id(&entry.key) {
                 capture.holds.entry(id).or_default().merge(&wire::hold_stats(&entry.stats));
+                let place = wire::slab_place(entry.stats.slab_cache, entry.stats.slab_offset);
+                capture.slab_places.extend(place.map(|place| (id.addr, place)));
             }
         }
         for entry in tables.stacks.entries::<types::spin_stack>() {

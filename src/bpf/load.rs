@@ -44,6 +44,16 @@ pub struct Settings {
     /// Room for unwind tables: rows of all files, and processes.
     pub unwind_rows: u32,
     pub unwind_processes: u32,
+    pub slabs: SlabLookup,
+}
+
+/// How to tell in which slab a lock lives. All 0: not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlabLookup {
+    /// The kernel has bpf_get_kmem_cache().
+    pub by_kernel: bool,
+    pub page_offset: u64,
+    pub vmemmap: u64,
 }
 
 /// Processes that user space should look at.
@@ -642,6 +652,9 @@ fn configure(cfg: &mut types::config, plan: &Plan, facts: &Facts, settings: &Set
     cfg.have_wake_mark =
         plan.used().any(|hook| ["futex_wake_mark", "mark_wake_futex"].contains(&hook.function)).into();
     cfg.user_stacks = wire::user_stacks(settings.user_stacks);
+    cfg.slab_by_kernel = settings.slabs.by_kernel.into();
+    cfg.page_offset = settings.slabs.page_offset;
+    cfg.vmemmap = settings.slabs.vmemmap;
     cfg.have_task_pt_regs = (facts.version() >= (5, 15)).into();
 }
 

@@ -4,7 +4,7 @@ use super::futex_wire;
 use super::skel::types;
 use crate::model::{
     EventCounts, HoldStats, LockId, LockKind, Loss, Owner, RawFrames, RawLock, RawStack, RawWait, SiteId,
-    Thread, WaitStats,
+    SlabPlace, Thread, WaitStats,
 };
 use crate::unwind::{ProcessTable, UserStacks};
 use plain::Plain;
@@ -177,7 +177,17 @@ pub fn user_stacks(how: UserStacks) -> u32 {
     }
 }
 
+/// `SLAB_OFFSET_UNKNOWN` of lockprof.h is all ones.
+pub fn slab_place(cache: u64, offset: u32) -> Option<SlabPlace> {
+    (cache != 0).then_some(SlabPlace { cache, offset: (offset != u32::MAX).then_some(offset) })
+}
+
 pub(super) fn comm(bytes: &[i8; 16]) -> String {
+    chars(bytes)
+}
+
+/// What is before the first NUL.
+pub(super) fn chars(bytes: &[i8]) -> String {
     let bytes: Vec<u8> = bytes.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -359,7 +369,7 @@ mod tests {
         assert_eq!(size_of::<types::site_key>(), 40);
         assert_eq!(size_of::<types::futex_wait>(), 440);
         assert_eq!(size_of::<types::site_stats>(), 56);
-        assert_eq!(size_of::<types::lock_stats>(), 3016);
+        assert_eq!(size_of::<types::lock_stats>(), 3024);
         assert_eq!(size_of::<types::wait>(), 136);
         assert_eq!(size_of::<types::spin_site>(), 96);
         assert_eq!(size_of::<types::spin_stack>(), 1032);

@@ -65,6 +65,7 @@ fn profile(args: &Args, config: &Config) -> Result<u8> {
     let mut profile = outcome.profile;
     crate::symbolize::symbolize(&mut profile, &outcome.images, &outcome.kernel);
     crate::futexes::classify(&mut profile, &outcome.runtimes);
+    crate::naming::name(&mut profile, &outcome.kernel, &outcome.memory);
     let written = outputs.write(&profile);
     let status = match outcome.command {
         Some(left) => Some(left.wait()),

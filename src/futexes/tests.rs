@@ -39,6 +39,7 @@ fn profile(locks: Vec<Lock>) -> Profile {
         locks,
         stacks: Vec::new(),
         frames: Vec::new(),
+        naming: None,
     }
 }
 

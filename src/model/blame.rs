@@ -397,6 +397,7 @@ pub(super) mod tests {
             plan: vec![],
             events: EventCounts::default(),
             losses: vec![],
+            naming: None,
             locks: vec![],
             stacks: vec![],
             frames: vec![],

@@ -90,6 +90,15 @@ pub struct RawParty {
     pub user_stack: RawStack,
 }
 
+/// Where in the kernel's slabs something lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlabPlace {
+    /// Address of the cache, as far as it is one.
+    pub cache: u64,
+    /// How far into the slab; `None`: not known.
+    pub offset: Option<u32>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawWait {
     pub site: SiteId,
@@ -127,6 +136,8 @@ pub struct RawCapture {
     /// Kinds of which contended releases are seen.
     pub kinds_with_releases: Vec<LockKind>,
     pub stacks: HashMap<u64, RawFrames>,
+    /// Kernel locks by address.
+    pub slab_places: HashMap<u64, SlabPlace>,
     pub in_flight: Vec<RawWait>,
     pub losses: Vec<super::Loss>,
     pub events: super::EventCounts,

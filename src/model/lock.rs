@@ -264,6 +264,17 @@ pub struct Lock {
     pub pid: Option<u32>,
     /// The lock's own name (a symbol); `None` until somebody finds one. See [`Lock::call_site`].
     pub name: Option<String>,
+    /// All that a kernel lock may be, where that is not one thing; `name` has the first of them.
+    #[serde(default)]
+    pub name_candidates: Vec<String>,
+    /// The structure that a kernel lock's memory was allocated as, where the name says another one, that is
+    /// a part of it.
+    #[serde(default)]
+    pub object: Option<String>,
+    /// Which lock it is in every profile, whatever its address; not unique, where locks can not be told
+    /// apart. Empty: nobody has looked.
+    #[serde(default)]
+    pub key: String,
     /// The function that took the lock at the site that waited longest: what to show for a lock without a name.
     pub call_site: Option<String>,
     pub wait: WaitStats,
@@ -324,6 +335,9 @@ impl Lock {
             addr,
             pid,
             name: None,
+            name_candidates: Vec::new(),
+            object: None,
+            key: String::new(),
             call_site: None,
             wait: WaitStats::default(),
             hist: None,
@@ -348,6 +362,11 @@ impl Lock {
     /// (profiles of older versions), count as a lock's.
     pub fn wait_class(&self) -> FutexClass {
         self.futex.map_or(FutexClass::Lock, |futex| futex.class)
+    }
+
+    /// It is known what it is.
+    pub fn has_one_name(&self) -> bool {
+        self.name.is_some() && self.name_candidates.is_empty()
     }
 
     /// Whether its waits are contention: of kernel locks always, of futexes when they are locks.

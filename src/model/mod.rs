@@ -22,6 +22,7 @@ pub use blame::{
 };
 pub use capture::{
     LockId, RawBlame, RawCapture, RawFrames, RawHolder, RawLock, RawParty, RawStack, RawWait, SiteId,
+    SlabPlace,
 };
 pub use futex::{
     FutexCall, FutexClass, FutexKind, FutexLock, FutexOp, FutexPlace, FutexValue, FutexWords, LockPlace,
@@ -31,7 +32,7 @@ pub use hist::{BUCKETS, Hist, bucket_of, bucket_range};
 pub use lock::{Family, HoldStats, InFlight, Lock, LockKind, Site, WaitStats, Wakes};
 pub use owner::{Owner, Owners, Thread};
 pub use profile::{
-    Backend, EndReason, EventCounts, HookLine, Loss, Meta, Profile, SCHEMA, Target, TargetKind,
+    Backend, EndReason, EventCounts, HookLine, Loss, Meta, Named, Naming, Profile, SCHEMA, Target, TargetKind,
 };
 pub use queue::{MeanHold, Queue, Wanted};
 pub use roots::{Cause, Root, roots};

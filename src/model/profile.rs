@@ -1,6 +1,6 @@
 //! One capture, whole.
 
-use super::{Family, Frame, FutexClass, Lock, Stack};
+use super::{Family, Frame, FutexClass, HoldStats, Lock, Stack};
 use serde::{Deserialize, Serialize};
 
 /// Identifies the serialized form of [`Profile`]. Additions keep the number.
@@ -19,6 +19,36 @@ pub struct Profile {
     pub locks: Vec<Lock>,
     pub stacks: Vec<Stack>,
     pub frames: Vec<Frame>,
+    /// `None`: nobody has looked for the names of its kernel locks.
+    #[serde(default)]
+    pub naming: Option<Naming>,
+}
+
+/// What was known when the kernel locks of a profile were named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Naming {
+    /// What could not be read, and why.
+    pub unavailable: Vec<String>,
+}
+
+/// Kernel locks, their waits and their acquisitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    pub locks: u64,
+    pub waits: u64,
+    pub wait_ns: u64,
+    /// `None`: acquisitions were not traced.
+    pub acquired: Option<u64>,
+}
+
+impl Named {
+    fn add(&mut self, lock: &Lock) {
+        self.locks += 1;
+        self.waits += lock.waits();
+        self.wait_ns += lock.weight_ns();
+        let more = lock.hold.map(|HoldStats { acquired, .. }| acquired);
+        self.acquired = self.acquired.map(|sum| sum + more.unwrap_or(0)).or(more);
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,6 +174,14 @@ impl Profile {
     /// Waits of one class: completed, aborted and in flight; what shares are taken of.
     pub fn weight_ns_of(&self, class: FutexClass) -> u64 {
         self.locks.iter().filter(|lock| lock.wait_class() == class).map(Lock::weight_ns).sum()
+    }
+
+    /// The kernel locks of which a condition holds.
+    pub fn kernel_locks(&self, which: impl Fn(&Lock) -> bool) -> Named {
+        let mut named = Named { acquired: self.meta.hold.then_some(0), ..Named::default() };
+        let kernel = self.locks.iter().filter(|lock| !lock.kind.is_user());
+        kernel.filter(|lock| which(lock)).for_each(|lock| named.add(lock));
+        named
     }
 
     pub fn lost_total(&self) -> u64 {

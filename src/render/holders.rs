@@ -59,7 +59,7 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
         None => write_wrapped(&notes::no_waits(profile, View::Contention), columns, 0, out)?,
     }
     writeln!(out)?;
-    notes::write_footer(profile, columns, out)
+    notes::write_footer(profile, super::View::Contention, columns, out)
 }
 
 /// Whether there is time that nobody watched.

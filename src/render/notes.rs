@@ -4,7 +4,7 @@ use super::View;
 use super::table::write_wrapped;
 use super::text::{clean, width, wrap};
 use crate::model::{Backend, EndReason, FutexClass, Profile, TargetKind};
-use crate::units::{count, duration};
+use crate::units::{count, duration, percent};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -135,7 +135,12 @@ pub(super) fn no_waits(profile: &Profile, view: View) -> String {
     }
 }
 
-pub(super) fn write_footer(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write_footer(
+    profile: &Profile,
+    view: View,
+    columns: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for (blind, functions) in blind_spots(profile) {
         let mut lines = wrap(&clean(&format!("not seen: {blind} ({functions})")), columns, 10);
         if lines.len() > BLIND_LINES {
@@ -151,6 +156,9 @@ pub(super) fn write_footer(profile: &Profile, columns: usize, out: &mut dyn Writ
             writeln!(out, "{line}")?;
         }
     }
+    if view == View::Contention {
+        write_unnamed(profile, columns, out)?;
+    }
     let mut nothing_lost = true;
     for loss in profile.losses.iter().filter(|loss| loss.count > 0) {
         nothing_lost = false;
@@ -165,6 +173,29 @@ pub(super) fn write_footer(profile: &Profile, columns: usize, out: &mut dyn Writ
         writeln!(out, "lost: nothing")?;
     }
     Ok(())
+}
+
+/// How much is called by its call site only, or by several names.
+fn write_unnamed(profile: &Profile, columns: usize, out: &mut dyn Write) -> io::Result<()> {
+    let Some(naming) = &profile.naming else { return Ok(()) };
+    let all = profile.kernel_locks(|_| true);
+    let unnamed = profile.kernel_locks(|lock| !lock.has_one_name());
+    if unnamed.locks == 0 {
+        return Ok(());
+    }
+    let share = |part: u64, whole: u64| percent(part as f64 / whole.max(1) as f64);
+    let mut of = vec![format!("{} of their wait", share(unnamed.wait_ns, all.wait_ns))];
+    if let (Some(part), Some(whole)) = (unnamed.acquired, all.acquired) {
+        of.push(format!("{} of their acquisitions", share(part, whole)));
+    }
+    let (part, whole) = (count(unnamed.locks), count(all.locks));
+    let mut text =
+        format!("note: {part} of {whole} kernel locks ({}) could not be named for certain", of.join(", "));
+    if !naming.unavailable.is_empty() {
+        text.push_str(&format!(": {}", naming.unavailable.join("; ")));
+    }
+    text.push('.');
+    write_wrapped(&text, columns, 6, out)
 }
 
 /// What skipped hooks cost, each thing once, with the functions it is due to.

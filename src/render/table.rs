@@ -44,7 +44,7 @@ pub fn render(profile: &Profile, options: &Options, out: &mut dyn Write) -> io::
                     never reach the kernel.";
         write_wrapped(note, columns, 6, out)?;
     }
-    notes::write_footer(profile, columns, out)
+    notes::write_footer(profile, view, columns, out)
 }
 
 struct Column {

@@ -4,6 +4,7 @@ pub mod blocked;
 mod clock;
 mod config;
 mod early;
+mod memory;
 mod onlookers;
 mod run;
 mod runtimes;

@@ -3,6 +3,7 @@
 use super::clock::monotonic_ns;
 use super::config::{Config, Scope};
 use super::early::Early;
+use super::memory::MemoryLook;
 use super::onlookers::{self, Onlookers};
 use super::runtimes;
 use super::signals::StopRequest;
@@ -13,6 +14,7 @@ use crate::bpf::{Settings, Targets, Tracer};
 use crate::futexes::Runtimes;
 use crate::kernel::Facts;
 use crate::model::{EndReason, Meta, Profile, Target, TargetKind};
+use crate::naming::Memory;
 use crate::symbolize::{Images, KernelSymbols};
 use crate::unwind::{Tables, UserStacks};
 use anyhow::{Context, Result};
@@ -38,6 +40,8 @@ pub struct Outcome {
     pub kernel: KernelSymbols,
     /// What the traced processes are made of, to tell their futex waits apart.
     pub runtimes: Runtimes,
+    /// What the kernel's memory was made of, to name its locks.
+    pub memory: Memory,
     /// The command, when it outlives the profile: report first, then [`CommandLeft::wait`].
     pub command: Option<CommandLeft>,
 }
@@ -119,7 +123,9 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         onlookers.prepare(program.as_deref());
     }
     onlookers.look_at(pids.iter().copied(), None)?;
+    let memory = MemoryLook::begin();
     let settings = Settings {
+        slabs: memory.slab_lookup(),
         targets,
         follow_forks,
         map_entries: config.map_entries,
@@ -163,6 +169,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
     capture.start_ns = start_ns;
     // Unreadable symbols are no reason to lose a profile: frames stay addresses, and that is counted.
     let kernel = KernelSymbols::load().unwrap_or_default();
+    let memory = memory.end(std::mem::take(&mut capture.slab_places));
     capture.losses.extend(onlookers.losses());
     onlookers::leave_out_the_dead(&mut capture);
     // Detaching takes seconds on some kernels, and whoever is still alive should be free of us now.
@@ -202,6 +209,7 @@ pub fn run(config: &Config, facts: &Facts, progress: &mut dyn Progress) -> Resul
         profile: aggregate::profile(capture, meta, lines),
         images: onlookers.images,
         kernel,
+        memory,
         command,
     })
 }

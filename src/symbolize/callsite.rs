@@ -71,6 +71,26 @@ pub(super) fn lock_functions<'f>(stack: &Stack, frames: &'f [Frame]) -> Vec<&'f 
     functions.map(|function| without_compiler_suffix(&function.name)).collect()
 }
 
+/// Return addresses and names of so many functions, from the taker of the lock outwards.
+pub fn kernel_callers(stack: &Stack, frames: &[Frame], count: usize) -> Vec<(u64, String)> {
+    let stack: Vec<&Frame> = stack.frames.iter().filter_map(|index| frames.get(*index as usize)).collect();
+    let classes = classes(&stack);
+    let Some(first) = taker(&classes) else { return vec![] };
+    let callers = stack[first..].iter().zip(&classes[first..]);
+    let callers = callers.filter(|(_, class)| **class == KernelClass::Other);
+    callers.take(count).map(|(frame, _)| (frame.addr, kernel_name(frame))).collect()
+}
+
+/// Names of so many functions outside the runtime, innermost first.
+pub fn user_functions(stack: &Stack, frames: &[Frame], count: usize) -> Vec<String> {
+    let frames = stack.frames.iter().filter_map(|index| frames.get(*index as usize));
+    let functions = frames.filter(|frame| frame.space == Space::User).flat_map(|frame| {
+        let functions = frame.functions.iter().rev().filter(|function| !is_runtime(frame, function));
+        functions.map(|function| function.name.clone())
+    });
+    functions.take(count).collect()
+}
+
 fn of_kernel_stack(stack: &[&Frame]) -> Option<String> {
     let classes = classes(stack);
     if let Some(index) = taker(&classes) {

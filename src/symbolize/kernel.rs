@@ -35,6 +35,14 @@ pub struct KernelSymbols {
     text: String,
     /// By address; of several at one address the best name comes first.
     symbols: Vec<Symbol>,
+    /// Per-CPU variables where those are linked at 0 (x86 before 6.15), by address.
+    per_cpu: Vec<Symbol>,
+    /// Where those of the kernel itself are linked: `__per_cpu_start`, `__per_cpu_end`.
+    per_cpu_range: Range<u64>,
+    /// `_sdata` to `_end`. 7.x lists variables of some sections in there as if they were code.
+    data_range: Range<u64>,
+    /// Code in the middle of it, that is gone after the start.
+    init_code: Range<u64>,
     /// The kernel lists its symbols but shows all of them at address 0 (kptr_restrict).
     pub hidden: bool,
     /// The kernel lists its variables (CONFIG_KALLSYMS_ALL); without that static locks have no names.
@@ -55,6 +63,10 @@ impl KernelSymbols {
         let mut shown = false;
         let mut has_variables = false;
         let mut line_start = 0;
+        let mut per_cpu = Vec::new();
+        let mut per_cpu_range = 0..0;
+        let mut data_range = 0..0;
+        let mut init_code = 0..0;
         for line in text.split_inclusive('\n') {
             let start = line_start;
             line_start += line.len();
@@ -62,17 +74,40 @@ impl KernelSymbols {
             listed = true;
             shown |= symbol.addr != 0;
             has_variables |= matches!(symbol.kind, b'd' | b'b') && symbol.module.is_empty();
+            match &text[symbol.name.start as usize..symbol.name.end as usize] {
+                "__per_cpu_start" => per_cpu_range.start = symbol.addr,
+                "__per_cpu_end" => per_cpu_range.end = symbol.addr,
+                "_sdata" => data_range.start = symbol.addr,
+                "_end" => data_range.end = symbol.addr,
+                "_sinittext" => init_code.start = symbol.addr,
+                "_einittext" => init_code.end = symbol.addr,
+                _ => {}
+            }
             if symbol.addr >= KERNEL_HALF {
                 symbols.push(symbol);
+            } else if symbol.module.is_empty() {
+                per_cpu.push(symbol);
             }
         }
+        per_cpu.retain(|symbol| per_cpu_range.contains(&symbol.addr));
         let name_of = |symbol: &Symbol| &text[symbol.name.start as usize..symbol.name.end as usize];
-        symbols.sort_by(|a, b| {
+        let order = |a: &Symbol, b: &Symbol| {
             a.addr
                 .cmp(&b.addr)
                 .then_with(|| alias_rank(a.kind, name_of(a)).cmp(&alias_rank(b.kind, name_of(b))))
-        });
-        KernelSymbols { symbols, hidden: listed && !shown, has_variables, text }
+        };
+        symbols.sort_by(order);
+        per_cpu.sort_by(order);
+        KernelSymbols {
+            symbols,
+            per_cpu,
+            per_cpu_range,
+            data_range,
+            init_code,
+            hidden: listed && !shown,
+            has_variables,
+            text,
+        }
     }
 
     /// The function an instruction belongs to.
@@ -85,16 +120,39 @@ impl KernelSymbols {
     /// Only within [symbol, next symbol) and near it: memory of the heap must not be named after
     /// whatever variable precedes it.
     pub fn data_symbol(&self, addr: u64) -> Option<String> {
-        if !self.has_variables {
-            return None; // What is listed then are the linker's section marks.
-        }
-        let symbol = self.find(addr, |kind| {
-            matches!(kind, b'd' | b'D' | b'b' | b'B' | b'r' | b'R' | b'v' | b'V' | b'g' | b'G' | b's' | b'S')
-        })?;
+        let symbol = self.variable(addr)?;
         Some(match symbol.offset {
             0 => symbol.name.to_string(),
             offset => format!("{}+{offset:#x}", symbol.name),
         })
+    }
+
+    /// … with the module it is of.
+    pub fn variable(&self, addr: u64) -> Option<KernelSymbol<'_>> {
+        if !self.has_variables {
+            return None; // What is listed then are the linker's section marks.
+        }
+        let any_kind = self.data_range.contains(&addr) && !self.init_code.contains(&addr);
+        self.find(addr, |kind| {
+            any_kind
+                || matches!(
+                    kind,
+                    b'd' | b'D' | b'b' | b'B' | b'r' | b'R' | b'v' | b'V' | b'g' | b'G' | b's' | b'S'
+                )
+        })
+    }
+
+    /// The per-CPU variable that is linked at an address, and how far into it that is.
+    pub fn per_cpu(&self, addr: u64) -> Option<(&str, u64)> {
+        if !self.per_cpu_range.contains(&addr) {
+            return None;
+        }
+        let symbols = if self.per_cpu_range.start < KERNEL_HALF { &self.per_cpu } else { &self.symbols };
+        let after = symbols.partition_point(|symbol| symbol.addr <= addr);
+        let start = symbols[..after].last()?.addr;
+        let first = symbols[..after].partition_point(|symbol| symbol.addr < start);
+        let symbol = symbols[first..after].iter().find(|symbol| !is_section_mark(self.name(&symbol.name)))?;
+        (start >= self.per_cpu_range.start).then(|| (self.name(&symbol.name), addr - start))
     }
 
     fn find(&self, addr: u64, wanted: impl Fn(u8) -> bool) -> Option<KernelSymbol<'_>> {
@@ -173,6 +231,8 @@ fn is_section_mark(name: &str) -> bool {
             | "__end_rodata"
             | "__end_rodata_aligned"
             | "__end_of_kernel_reserve"
+            | "__per_cpu_start"
+            | "__per_cpu_end"
     ) || name.starts_with("__start_")
         || name.starts_with("__stop_")
         || name.ends_with("_text_start")
@@ -241,6 +301,39 @@ ffffffffc0601000 t ftrace_trampoline\t[__builtin__ftrace]
         assert_eq!(found(0xffffffff81001010), None, "a function is no variable");
         assert_eq!(found(0x21010), None, "a per-CPU offset is no address");
         assert_eq!(found(0xffff888000021010), None, "the heap");
+    }
+
+    #[test]
+    fn per_cpu_variables_are_found_where_they_are_linked() {
+        let old = "0 A fixed_percpu_data\n0 D __per_cpu_start\n21000 d runqueues\n22000 D other\n30000 A __per_cpu_end\n\
+                   40000 A beyond\nffffffff82000000 D x\n";
+        let new = "ffffffff83000000 D __per_cpu_start\nffffffff83000000 D cpu_hot\nffffffff83021000 d runqueues\n\
+                   ffffffff83022000 D other\nffffffff83030000 D __per_cpu_end\nffffffff84000000 D x\n";
+        for (text, base) in [(old, 0), (new, 0xffffffff83000000)] {
+            let table = KernelSymbols::parse(text.to_string());
+            assert_eq!(table.per_cpu(base + 0x21040), Some(("runqueues", 0x40)));
+            assert_eq!(table.per_cpu(base + 0x2ffff), Some(("other", 0xdfff)));
+            assert_eq!(table.per_cpu(base + 0x30000), None);
+            assert_eq!(
+                table.per_cpu(0x10000),
+                if base == 0 { Some(("fixed_percpu_data", 0x10000)) } else { None }
+            );
+        }
+        assert_eq!(KernelSymbols::default().per_cpu(0), None);
+    }
+
+    #[test]
+    fn variables_listed_as_code_are_variables_all_the_same() {
+        let text = "ffffffff81000000 T _stext\nffffffff81001000 T do_work\nffffffff82000000 D _sdata\n\
+                    ffffffff82000000 D init_task\nffffffff82006080 T tasklist_lock\nffffffff82006100 t rcu_state\n\
+                    ffffffff83000000 T _sinittext\nffffffff83000000 t start\nffffffff83001000 T _einittext\n\
+                    ffffffff83001000 b last\nffffffff83002000 B _end\n";
+        let table = KernelSymbols::parse(text.to_string());
+        assert_eq!(table.data_symbol(0xffffffff82006080).as_deref(), Some("tasklist_lock"));
+        assert_eq!(table.data_symbol(0xffffffff82006140).as_deref(), Some("rcu_state+0x40"));
+        assert_eq!(table.data_symbol(0xffffffff81001000), None);
+        assert_eq!(table.data_symbol(0xffffffff83000010), None);
+        assert_eq!(table.data_symbol(0xffffffff83001000).as_deref(), Some("last"));
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn without_compiler_suffix(name: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::model::*;
 
@@ -151,6 +151,7 @@ mod tests {
             locks: Vec::new(),
             stacks: Vec::new(),
             frames: Vec::new(),
+            naming: None,
         }
     }
 

@@ -285,6 +285,11 @@ pub fn profile() -> Profile {
     unknown.hist = Some(hist);
     unknown.sites = vec![site(StackRef::Lost, StackRef::Lost, wait)];
 
+    other_pipe.name_candidates = vec!["pipe_inode_info.mutex".into(), "tty_buffer.lock".into()];
+    other_pipe.key = "k:caller:mutex:pipe_write".into();
+    mmap_read.object = Some("vma_block".into());
+    mmap_read.key = "k:field:rwsem:mm_struct.mmap_lock".into();
+
     let mut locks = vec![hung, pipe, other_pipe, mmap_read, mmap_write, runqueue, unknown];
     locks.extend(futexes::rows(&mut stacks, cache_user, bare_user, &write[2..]));
     let known = blame::Known { cache_user, pipe_user, pipe_kernel, mmap_kernel, alloc_user };
@@ -385,5 +390,6 @@ pub fn profile() -> Profile {
         locks,
         stacks: stacks.stacks,
         frames: stacks.frames,
+        naming: Some(Naming { unavailable: vec!["per-CPU variables: not listed".into()] }),
     }
 }

@@ -15,5 +15,6 @@ mod futexes;
 mod hold;
 mod life;
 mod losses;
+mod names;
 mod spin;
 mod truth;

@@ -12,6 +12,7 @@ mod event;
 mod file_locks;
 mod kernel;
 mod kernel_console;
+mod kernel_foreign;
 mod kernel_fpos;
 mod kernel_killed;
 mod kernel_munmap;
@@ -20,6 +21,7 @@ mod kernel_pipe;
 mod kernel_rwsem;
 mod kernel_spin;
 mod kernel_tty;
+mod kernel_unix;
 mod parking;
 mod perf;
 mod pthread;
@@ -71,6 +73,8 @@ enum Scenario {
     Interrupted,
     Trylock,
     Munmap,
+    UnixSocket,
+    ForeignMmap,
     Killed,
     Spin,
     Rwlock,
@@ -200,6 +204,7 @@ fn run(mut options: Options) -> Result<ExitCode> {
             | Scenario::Spin
             | Scenario::Rwlock
             | Scenario::Munmap
+            | Scenario::ForeignMmap
             | Scenario::Busy
             | Scenario::Swarm
     );
@@ -239,6 +244,8 @@ fn run(mut options: Options) -> Result<ExitCode> {
         Scenario::Interrupted => kernel_tty::run(&options),
         Scenario::Trylock => kernel_tty::run_trylock(&options),
         Scenario::Munmap => kernel_munmap::run(&options),
+        Scenario::UnixSocket => kernel_unix::run(&options),
+        Scenario::ForeignMmap => kernel_foreign::run(&options),
         Scenario::Killed => kernel_killed::run(&options),
         Scenario::Spin => kernel_spin::run_spin(&options),
         Scenario::Rwlock => kernel_spin::run_rwlock(&options),

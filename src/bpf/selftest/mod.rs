@@ -7,9 +7,10 @@ mod futex_calls;
 mod futexes;
 mod holds;
 mod releases;
+mod slabs;
 mod spins;
 
-use super::load::{Settings, Targets, Tracer};
+use super::load::{Settings, SlabLookup, Targets, Tracer};
 use super::wire;
 use crate::attach::plan::{Hook, Plan};
 use crate::kernel::Facts;
@@ -85,6 +86,7 @@ fn settings(entries: u32, targets: Targets) -> Settings {
         user_stacks: UserStacks::FramePointers,
         unwind_rows: 1,
         unwind_processes: 1,
+        slabs: SlabLookup::default(),
     }
 }
 

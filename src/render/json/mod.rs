@@ -11,7 +11,7 @@ mod stack;
 
 use super::Options;
 use crate::model::{
-    Account, Backend, Conservation, EndReason, FutexClass, HookLine, Lock, Loss, Profile, TargetKind,
+    Account, Backend, Conservation, EndReason, FutexClass, HookLine, Lock, Loss, Named, Profile, TargetKind,
     WaitStats, accounts,
 };
 use blame::ConservationRow;
@@ -44,6 +44,7 @@ struct Report<'a> {
     once_totals: ClassTotals,
     unknown_totals: ClassTotals,
     conservation: Option<ConservationRow>,
+    naming: Option<NamingRow<'a>>,
     locks: Vec<LockRow<'a>>,
 }
 
@@ -118,6 +119,44 @@ struct ClassTotals {
     in_flight_ns: u64,
 }
 
+/// How many kernel locks, and how much of what happened to them, could be named.
+#[derive(Serialize)]
+struct NamingRow<'a> {
+    all: NamedRow,
+    /// One name.
+    named: NamedRow,
+    /// Several names, one of which is right.
+    ambiguous: NamedRow,
+    unavailable: &'a [String],
+}
+
+#[derive(Serialize)]
+struct NamedRow {
+    locks: u64,
+    waits: u64,
+    weight_ns: u64,
+    acquired: Option<u64>,
+}
+
+impl NamedRow {
+    fn of(named: Named) -> NamedRow {
+        let Named { locks, waits, wait_ns, acquired } = named;
+        NamedRow { locks, waits, weight_ns: wait_ns, acquired }
+    }
+}
+
+impl<'a> NamingRow<'a> {
+    fn of(profile: &'a Profile) -> Option<NamingRow<'a>> {
+        let naming = profile.naming.as_ref()?;
+        Some(NamingRow {
+            all: NamedRow::of(profile.kernel_locks(|_| true)),
+            named: NamedRow::of(profile.kernel_locks(Lock::has_one_name)),
+            ambiguous: NamedRow::of(profile.kernel_locks(|lock| !lock.name_candidates.is_empty())),
+            unavailable: &naming.unavailable,
+        })
+    }
+}
+
 impl<'a> Report<'a> {
     fn of(profile: &'a Profile) -> Report<'a> {
         let meta = &profile.meta;
@@ -165,6 +204,7 @@ impl<'a> Report<'a> {
             idle_totals: totals(FutexClass::Idle),
             once_totals: totals(FutexClass::Once),
             unknown_totals: totals(FutexClass::Unknown),
+            naming: NamingRow::of(profile),
             conservation: Conservation::of(profile).map(ConservationRow::of),
             locks: profile
                 .locks
