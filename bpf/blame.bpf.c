@@ -46,7 +46,7 @@ __noinline int queue_release(__u64 addr, __u32 kind)
 		q->holder.evidence = HOLDER_RELEASED;
 		return 0;
 	}
-	watch = watch_of(c, tid);
+	watch = watch_of_current(c);
 	/* A waiter was faster than we here: the lock is its already. Of readers nobody is the holder. */
 	late = q->state == QUEUE_HELD && q->holder.evidence == HOLDER_ACQUIRED &&
 	       q->holder.tid != tid && !q->holder.reads;

@@ -127,6 +127,8 @@ enum wait_place {
 
 /* A thread that waits for a lock, or holds one that others wait for; kept until the thread ends. */
 struct watch {
+	/* 0: not known yet. */
+	__u64 task;
 	/* The lock it holds while others wait; addr 0: none. */
 	struct lock_key held;
 	/* The lock it waits for; addr 0: none. */

@@ -46,8 +46,11 @@ static __always_inline void watch_holder(struct counters *c, const struct lock_k
 		    queue_sum(&stats->queue, now).waiters)
 			return;
 	}
-	watch->state =
-	    tid == (__u32)bpf_get_current_pid_tgid() ? WATCH_RUNNING : state_of_task(task, watch);
+	if (!watch->task)
+		watch->task = task;
+	watch->state = tid == (__u32)bpf_get_current_pid_tgid()
+			   ? WATCH_RUNNING
+			   : state_of_task(watch->task, tid, watch);
 	watch->since_ns = now;
 	watch->chain_mark_ns = 0;
 	for (int i = 0; i < WATCH_STATES; i++)
@@ -167,7 +170,7 @@ static __always_inline __u32 place_of(__u32 kind)
 static __always_inline int join(__u64 addr, __u32 how, __u64 since_ns, __u64 now, __u64 owner_tid,
 				__u64 owner_task)
 {
-	__u32 kind = how & 0xff, tid = bpf_get_current_pid_tgid();
+	__u32 kind = how & 0xff;
 	struct lock_key key = queue_key(addr, kind);
 	struct counters *c = this_cpu_counters();
 	struct lock_stats *stats;
@@ -187,7 +190,7 @@ static __always_inline int join(__u64 addr, __u32 how, __u64 since_ns, __u64 now
 	if (q->holder.tid && q->state == QUEUE_HELD)
 		watch_holder(c, &key, q->holder.tid, owner_task, now);
 
-	watch = watch_of(c, tid);
+	watch = watch_of_current(c);
 	if (!watch)
 		return 1;
 	mark_chain(watch, now);

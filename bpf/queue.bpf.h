@@ -126,6 +126,15 @@ static __always_inline struct watch *watch_of(struct counters *c, __u32 tid)
 	return watch;
 }
 
+static __always_inline struct watch *watch_of_current(struct counters *c)
+{
+	struct watch *watch = watch_of(c, bpf_get_current_pid_tgid());
+
+	if (watch)
+		watch->task = bpf_get_current_task();
+	return watch;
+}
+
 /* sched.bpf.c says what a watched thread does from here on. */
 static __always_inline bool is_watched(const struct watch *watch)
 {

@@ -34,11 +34,13 @@ static __always_inline enum watch_state sleeping_state(const struct task_struct 
 }
 
 /* Of any task; 0: who it is is not known. */
-static __always_inline enum watch_state state_of_task(__u64 address, const struct watch *watch)
+static __always_inline enum watch_state state_of_task(__u64 address, __u32 tid,
+						      const struct watch *watch)
 {
 	const struct task_struct *task = (void *)address;
 
-	if (!task)
+	/* It may be another one's by now. */
+	if (!task || (__u32)BPF_CORE_READ(task, pid) != tid)
 		return WATCH_UNKNOWN;
 	if (BPF_CORE_READ(task, on_cpu))
 		return WATCH_RUNNING;

@@ -182,6 +182,7 @@ fn blame(raw: &RawBlame, table: &mut Table<'_>, scheduler_watched: bool) -> Blam
         handoffs: raw.handoffs,
         unreleased_ns: raw.unreleased_ns,
         unreleased_by: raw.unreleased_by.clone(),
+        uncounted_ns: raw.uncounted_ns,
         wanted_ns: raw.wanted_ns,
         idle_while_wanted_ns: raw.idle_while_wanted_ns,
         ..Default::default()

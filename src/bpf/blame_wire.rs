@@ -83,11 +83,9 @@ pub fn account(queue: &types::queue, since_epoch_ns: u64) -> Option<RawBlame> {
     let holder =
         (held && !matches!(evidence(queue.holder.evidence), Known::Nothing) && queue.holder.reads == 0)
             .then(|| holder_thread(&queue.holder));
-    // Below 0 where two CPUs charged the same: what one of them charged too much.
+    // Below 0: charged, and then taken back as a wait whose end was not seen.
     let uncharged = uncharged_ns.max(0) as u64;
-    if uncharged_ns < 0 {
-        blame.handoff_ns = blame.handoff_ns.saturating_sub(uncharged_ns.unsigned_abs());
-    }
+    blame.uncounted_ns = uncharged_ns.min(0).unsigned_abs();
     match (held, waiters) {
         (false, 1..) => blame.handoff_ns += uncharged,
         (true, 1..) => {

@@ -4,7 +4,7 @@
 //! next acquisition nobody holds the lock: handoff. Every nanosecond waited is in one of these buckets, so
 //!
 //! ```text
-//! completed + aborted + ongoing waits = Σ blamed + handoff + Σ unattributed + unreleased
+//! completed + aborted + ongoing waits (+ uncounted ones) = Σ blamed + handoff + Σ unattributed + unreleased
 //! ```
 //!
 //! exactly, per lock ([`Conservation`]). Waiter-time can exceed the run's: four threads that wait one second
@@ -27,6 +27,10 @@ pub struct Blame {
     pub unreleased_ns: u64,
     /// Who held it then, as far as the lock says.
     pub unreleased_by: Option<Thread>,
+    /// Charged, and in no counted wait: a wait whose end was never seen (loss `unpaired_begin`) is not counted, but
+    /// while it seemed to go on its time was charged.
+    #[serde(default)]
+    pub uncounted_ns: u64,
     /// Wall time the lock was held while somebody waited.
     pub wanted_ns: u64,
     /// Wall time nobody held it while somebody waited: Σ of the handoffs' latencies.
@@ -246,6 +250,7 @@ impl Blame {
             self.leave_unattributed(part.reason, part.thread, part.waited_ns);
         }
         self.unreleased_ns += other.unreleased_ns;
+        self.uncounted_ns += other.uncounted_ns;
         self.unreleased_by = self.unreleased_by.take().or(other.unreleased_by);
         self.wanted_ns += other.wanted_ns;
         self.idle_while_wanted_ns += other.idle_while_wanted_ns;
@@ -281,6 +286,8 @@ impl Blame {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conservation {
     pub waited_ns: u64,
+    /// [`Blame::uncounted_ns`]: on the side of the waits.
+    pub uncounted_ns: u64,
     pub blamed_ns: u64,
     pub handoff_ns: u64,
     pub unattributed_ns: u64,
@@ -296,6 +303,7 @@ impl Conservation {
             sum.waited_ns += lock.weight_ns();
             let Some(blame) = &lock.blame else { continue };
             any = true;
+            sum.uncounted_ns += blame.uncounted_ns;
             sum.blamed_ns += blame.blamed_ns();
             sum.handoff_ns += blame.handoff_ns;
             sum.unattributed_ns += blame.unattributed_ns();
@@ -310,7 +318,7 @@ impl Conservation {
             + i128::from(self.handoff_ns)
             + i128::from(self.unattributed_ns)
             + i128::from(self.unreleased_ns);
-        i128::from(self.waited_ns) - accounted
+        i128::from(self.waited_ns) + i128::from(self.uncounted_ns) - accounted
     }
 }
 
@@ -334,7 +342,8 @@ impl Account<'_> {
 
     /// Waited and in no bucket of the account.
     pub fn missing_ns(&self) -> u64 {
-        self.waited_ns().saturating_sub(self.blame.map_or(0, Blame::accounted_ns))
+        let uncounted = self.blame.map_or(0, |blame| blame.uncounted_ns);
+        (self.waited_ns() + uncounted).saturating_sub(self.blame.map_or(0, Blame::accounted_ns))
     }
 }
 

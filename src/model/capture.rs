@@ -61,6 +61,7 @@ pub struct RawBlame {
     pub unattributed: Vec<super::Unattributed>,
     pub unreleased_ns: u64,
     pub unreleased_by: Option<super::Thread>,
+    pub uncounted_ns: u64,
     pub wanted_ns: u64,
     pub idle_while_wanted_ns: u64,
     pub woken_to_running_ns: u64,

@@ -114,8 +114,15 @@ pub(super) fn identity(sums: &Conservation) -> String {
         (sums.unattributed_ns, "not attributed"),
         (sums.unreleased_ns, "not released at the end"),
     ];
-    let mut text =
-        format!("waited {} = held by others {}", duration(sums.waited_ns), duration(sums.blamed_ns));
+    let uncounted = match sums.uncounted_ns {
+        0 => String::new(),
+        ns => format!(" + {} of waits whose end was not seen", duration(ns)),
+    };
+    let mut text = format!(
+        "waited {}{uncounted} = held by others {}",
+        duration(sums.waited_ns),
+        duration(sums.blamed_ns)
+    );
     for (ns, what) in parts.into_iter().filter(|(ns, _)| *ns > 0) {
         text += &format!(" + {what} {}", duration(ns));
     }
@@ -358,6 +365,7 @@ mod tests {
     #[test]
     fn the_identity_is_printed_with_what_it_is_made_of() {
         let mut sums = Conservation {
+            uncounted_ns: 0,
             waited_ns: 12_300_000_000,
             blamed_ns: 10_100_000_000,
             handoff_ns: 1_200_000_000,
@@ -369,6 +377,11 @@ mod tests {
             "waited 12.3s = held by others 10.1s + handoff 1.20s + not attributed 900ms + \
              not released at the end 100ms (exact)"
         );
+        sums.uncounted_ns = 2_000_000_000;
+        assert!(
+            identity(&sums).starts_with("waited 12.3s + 2.00s of waits whose end was not seen = held by")
+        );
+        sums.uncounted_ns = 0;
         sums.waited_ns += 5;
         sums.unreleased_ns = 0;
         assert!(identity(&sums).ends_with("900ms (differs by 100000005 ns that are in no account)"));

@@ -40,6 +40,7 @@ pub fn leave_out_the_dead(capture: &mut RawCapture) {
             gone += 1;
             if let Some(blame) = blames.get_mut(&wait.site.lock.queue()) {
                 let age_ns = stop_ns.saturating_sub(wait.begin_ns.max(*start_ns));
+                blame.uncounted_ns += age_ns.saturating_sub(blame.unreleased_ns);
                 blame.unreleased_ns = blame.unreleased_ns.saturating_sub(age_ns);
             }
         }

@@ -31,7 +31,7 @@ fn is_near(got: f64, truth: f64, tolerance: f64, what: &str, report: &Report) {
 
 fn nothing_is_charged_twice_or_never(report: &Report) {
     let sums = &report.json["conservation"];
-    assert!(sums["waited_ns"].as_u64().is_some_and(|waited| waited > 0), "{sums}");
+    assert!(sums["waited_ns"].as_u64().is_some_and(|waited| waited > 0), "{sums}\n{}", report.table);
     assert_eq!(sums["difference_ns"], 0, "{sums}\n{}", report.table);
 }
 

@@ -16,6 +16,7 @@ pub(super) struct BlameRow<'a> {
     unattributed_ns: u64,
     unreleased_ns: u64,
     unreleased_by: Option<ThreadRow<'a>>,
+    uncounted_ns: u64,
     wanted_ns: Option<u64>,
     idle_while_wanted_ns: Option<u64>,
     holders: Vec<HolderRow<'a>>,
@@ -128,6 +129,7 @@ pub(super) struct QueueRow {
 #[derive(Serialize)]
 pub(super) struct ConservationRow {
     waited_ns: u64,
+    uncounted_ns: u64,
     blamed_ns: u64,
     handoff_ns: u64,
     unattributed_ns: u64,
@@ -149,6 +151,7 @@ impl<'a> BlameRow<'a> {
             unattributed_ns: blame.unattributed_ns(),
             unreleased_ns: blame.unreleased_ns,
             unreleased_by: blame.unreleased_by.as_ref().map(ThreadRow::of),
+            uncounted_ns: blame.uncounted_ns,
             wanted_ns: blame.wall_ns().map(|(held, _)| held),
             idle_while_wanted_ns: blame.wall_ns().map(|(_, idle)| idle),
             holders: blame.holders.iter().map(|holder| HolderRow::of(profile, holder)).collect(),
@@ -296,6 +299,7 @@ impl ConservationRow {
     pub(super) fn of(sums: Conservation) -> ConservationRow {
         ConservationRow {
             waited_ns: sums.waited_ns,
+            uncounted_ns: sums.uncounted_ns,
             blamed_ns: sums.blamed_ns,
             handoff_ns: sums.handoff_ns,
             unattributed_ns: sums.unattributed_ns,
