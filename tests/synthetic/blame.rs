@@ -208,7 +208,8 @@ pub(super) fn add(locks: &mut [Lock], stacks: &mut Stacks, known: &Known, thread
     let other_pipe = find(locks, LockKind::Mutex, 0xffff_9a01_0b20_9468);
     let mut d = division(other_pipe);
     d.unattributed(700, BlameGap::OwnerWithoutStack, Some(thread(4258, "demo-log")));
-    d.unattributed(300, BlameGap::NoRoom, None);
+    d.unattributed(200, BlameGap::NoRoom, None);
+    d.unattributed(100, BlameGap::AddressReused, None);
     other_pipe.blame = Some(d.done());
 
     let hung = locks.iter_mut().find(|lock| lock.name.as_deref() == Some("rename_mutex")).unwrap();
