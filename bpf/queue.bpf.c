@@ -109,7 +109,14 @@ static __always_inline void look_at_owner(struct queue *q, const struct lock_key
 					  struct queue_sum *sum, __u32 how, __u64 now,
 					  __u32 owner_tid, __u64 owner_task)
 {
-	bool known = q->holder.evidence <= HOLDER_OWNER_WORD && q->state == QUEUE_HELD;
+	bool known;
+
+	/* Woken, and somebody else was faster: who waits does not hold it. */
+	if (q->state == QUEUE_HELD && q->holder.tid == (__u32)bpf_get_current_pid_tgid()) {
+		unwatch_holder(key, q->holder.tid);
+		holder_is_owner(&q->holder, owner_tid, owner_task);
+	}
+	known = q->holder.evidence <= HOLDER_OWNER_WORD && q->state == QUEUE_HELD;
 
 	if (!sum->waiters) {
 		/* Most locks that nobody waits for are released unseen. */
@@ -135,9 +142,8 @@ static __always_inline void look_at_owner(struct queue *q, const struct lock_key
 	/* A kernel lock's word still names who has just released it; a user lock's was cleared before. */
 	if (q->state == QUEUE_FREE && q->holder.tid == owner_tid && !is_user_lock(key->kind))
 		return;
-	if (q->state == QUEUE_HELD && (q->holder.evidence == HOLDER_UNKNOWN ||
-				       q->holder.tid == (__u32)bpf_get_current_pid_tgid())) {
-		/* Now it is known; or we were woken, and somebody else was faster. */
+	if (q->state == QUEUE_HELD && q->holder.evidence == HOLDER_UNKNOWN) {
+		/* Now it is known. */
 		holder_is_owner(&q->holder, owner_tid, owner_task);
 		return;
 	}

@@ -334,6 +334,45 @@ fn whatever_happens_in_whatever_order_nothing_is_charged_twice_or_never() {
     }
 }
 
+/// Rust's Mutex, whose word names no owner: FUTEX_WAIT_BITSET for 2.
+fn futex_args(word: u64) -> [u64; 8] {
+    [0, word, 0x89, 2, word + 4096, 0, 0, 0]
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_woken_thread_that_lost_the_race_is_not_charged_for_the_thief() {
+    const KIND: LockKind = LockKind::Futex;
+    let bench = Bench::new(64);
+    let [owner, thief, loser, other] = actors();
+    let word = Box::new(2u32);
+    let addr = std::ptr::from_ref(&*word) as u64;
+    let futex = |actor: &Actor, args: &[u64]| actor.run(&bench, "futex__selftest", args);
+    let release = |actor: &Actor| {
+        futex(actor, &[2, addr, wire::kind_bit(KIND).trailing_zeros().into(), 1]);
+    };
+    futex(&loser, &futex_args(addr));
+    release(&owner);
+    futex(&loser, &[1, 0]);
+    // Somebody took it without a wait: it waits again, and others come.
+    futex(&loser, &futex_args(addr));
+    futex(&other, &futex_args(addr));
+    release(&thief);
+    futex(&loser, &[1, 0]);
+    release(&loser);
+    futex(&other, &[1, 0]);
+    release(&other);
+    let capture = bench.capture();
+    assert_eq!(capture.events.futex_merged, 1);
+    let blame = blame_of(&capture, LockId { kind: KIND, addr, pid: Some(std::process::id()) });
+    assert!(blame.holders.iter().all(|holder| holder.evidence == Evidence::Release), "{blame:#?}");
+    assert!(blame.unattributed.is_empty(), "{blame:#?}");
+    let [owner, thief, loser] = [&owner, &thief, &loser].map(|actor| holder(&blame, actor));
+    // Of the thief's hold both waited for a part, of the loser's only the other.
+    assert!(owner.holds == 1 && thief.holds == 1 && loser.holds == 1, "{blame:#?}");
+    assert_eq!(loser.blamed_ns, loser.wanted_ns);
+}
+
 #[test]
 #[ignore = "needs root"]
 fn loss_watched_map_full() {
