@@ -24,6 +24,8 @@ struct spin_sites_map spin_sites SEC(".maps");
 struct spin_locks_map spin_locks SEC(".maps");
 struct spin_stacks_map spin_stacks SEC(".maps");
 struct spin_holds_map spin_holds SEC(".maps");
+struct spin_queues_map spin_queues SEC(".maps");
+struct spin_blames_map spin_blames SEC(".maps");
 struct spin_held_map spin_held SEC(".maps");
 struct scratch_map scratch SEC(".maps");
 struct rows_map rows SEC(".maps");

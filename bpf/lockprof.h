@@ -76,6 +76,8 @@ enum lock_kind {
 	X(SPIN_STACKS_FULL, spin_stacks_full) \
 	X(SPIN_HOLDS_FULL, spin_holds_full) \
 	X(SPIN_HELD_TOO_DEEP, spin_held_too_deep) \
+	X(SPIN_QUEUES_FULL, spin_queues_full) \
+	X(SPIN_BLAMES_FULL, spin_blames_full) \
 	X(LOST_RELEASE, lost_release) \
 	X(UNMATCHED_RELEASE, unmatched_release)
 
@@ -146,6 +148,10 @@ struct config {
 	__u32 spin_locks_log2;
 	__u32 spin_stacks_log2;
 	__u32 spin_holds_log2;
+	/* Releases of spinlocks are seen, so that somebody can be blamed. The first table is one for all CPUs. */
+	__u32 spin_blame;
+	__u32 spin_queues_log2;
+	__u32 spin_blames_log2;
 	/* bpf_get_kmem_cache() says where a lock lives. */
 	__u32 slab_by_kernel;
 	/* Where memory and its struct pages begin; 0: not known. */
@@ -332,7 +338,8 @@ struct spin_wait {
 	/* Where its site and its lock are in spin_sites and spin_locks, plus 1; 0: no room. */
 	__u32 site_place;
 	__u32 lock_place;
-	__u32 unused;
+	/* … and its waiters in spin_queues. */
+	__u32 queue_place;
 	char comm[16];
 };
 
@@ -473,7 +480,10 @@ struct spin_held {
 
 struct spin_helds {
 	__u32 depth;
-	__u32 unused;
+	/* A release, until its stack is taken: as in struct watch. */
+	__u32 charge_place;
+	__u64 charge_ns;
+	__u64 charge_wanted_ns;
 	struct spin_held held[MAX_SPIN_HELD];
 };
 

@@ -177,6 +177,35 @@ struct blame_stats {
 	char comm[16];
 };
 
+/*
+ * The waiters of a spinlock, with --hold=spinlock, which sees its releases: a table of all CPUs, for nothing may be
+ * put into a hash while a spinlock is held. An entry is never freed.
+ */
+struct spin_queue {
+	/* 0: free, or two CPUs wanted it at once and neither has it. */
+	__u64 addr;
+	/* How many CPUs wanted it; who is the first one has it. */
+	__u64 claims;
+	/* As in struct queue. */
+	__u64 value;
+	__u64 counted_ns;
+	__u32 state;
+	__u32 unused;
+	__u64 handoff_ns;
+	__u64 handoffs;
+	__u64 not_seen_ns;
+	__u64 no_room_ns;
+	__u64 wanted_ns;
+	__u64 idle_ns;
+	__u64 hold_wanted_ns;
+};
+
+/* Who is to blame, in a part of the table for each CPU; an entry of kind 0 is free. */
+struct spin_blame {
+	struct blame_key key;
+	struct blame_stats stats;
+};
+
 struct pair_key {
 	struct lock_key lock;
 	struct party waiter;

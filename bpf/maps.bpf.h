@@ -70,6 +70,8 @@ SPIN_TABLE(spin_sites, struct spin_site);
 SPIN_TABLE(spin_locks, struct spin_lock);
 SPIN_TABLE(spin_stacks, struct spin_stack);
 SPIN_TABLE(spin_holds, struct spin_hold);
+SPIN_TABLE(spin_queues, struct spin_queue);
+SPIN_TABLE(spin_blames, struct spin_blame);
 
 struct spin_held_map {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

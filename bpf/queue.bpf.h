@@ -74,15 +74,20 @@ struct queue_sum {
 	__u64 ns;
 };
 
-static __always_inline struct queue_sum queue_sum(struct queue *q, __u64 now)
+static __always_inline struct queue_sum sum_of(__u64 *of, __u64 now)
 {
-	__u64 value = *(volatile __u64 *)&q->value + QUEUE_SLACK, unit = queue_unit(now);
+	__u64 value = *(volatile __u64 *)of + QUEUE_SLACK, unit = queue_unit(now);
 	struct queue_sum sum;
 
 	sum.waiters = value / unit;
 	sum.ns = value % unit;
 	sum.ns = sum.ns > QUEUE_SLACK ? sum.ns - QUEUE_SLACK : 0;
 	return sum;
+}
+
+static __always_inline struct queue_sum queue_sum(struct queue *q, __u64 now)
+{
+	return sum_of(&q->value, now);
 }
 
 /* It is charged now. */

@@ -30,7 +30,7 @@ int spinhold__selftest(struct bpf_raw_tracepoint_args *ctx)
 
 	if (ctx->args[0] == SELFTEST_ACQUIRE)
 		return spin_acquired(addr, kind);
-	return spin_released(addr, kind);
+	return spin_released(ctx, addr, kind);
 }
 
 /* A slow path that is hooked itself, and not by a tracepoint. */

@@ -21,6 +21,12 @@ extern int spin_prepare(__u64 addr, __u32 kind);
 extern int spin_store(__u64 addr, __u32 kind, __u64 kernel_stack, __u64 user_stack, __u64 begin_ns);
 extern int spin_end(__u64 addr);
 extern int spin_finish(__u64 addr);
+/* spinqueues.bpf.c */
+extern __u32 spin_queue_joins(__u64 addr, __u64 now);
+extern int spin_queue_leaves(__u32 place, __u64 now);
+extern int spin_queue_cancels(__u32 place, __u64 begin_ns);
+extern int spin_queue_release(__u64 addr);
+extern int spin_queue_charge(__u64 addr, __u64 kernel_stack, __u64 user_stack);
 
 static __always_inline int spin_begin(void *ctx, __u64 addr, __u32 kind)
 {

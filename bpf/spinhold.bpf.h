@@ -22,11 +22,34 @@ static __always_inline int spin_acquired(__u64 addr, __u32 kind)
 	return 0;
 }
 
-/* Of any task: a run queue's lock is released by the next one. */
-static __always_inline int spin_released(__u64 addr, __u32 kind)
+/* A release that somebody waits for is charged with that. */
+static __always_inline void spin_release_costs(void *ctx, __u64 addr)
 {
-	if (active)
-		spin_hold_ends(addr, kind);
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct counters *c = this_cpu_counters();
+	__u64 kernel, user = STACK_NOT_TAKEN;
+
+	if (!c || c->busy)
+		return;
+	enter(c);
+	if (spin_queue_release(addr)) {
+		kernel = kernel_stack(ctx, c, SCRATCH_SPIN);
+		/* Of other processes there is no unwind table. */
+		if (is_target(tgid))
+			user = user_stack(ctx, c, tgid, SCRATCH_SPIN);
+		spin_queue_charge(addr, kernel, user);
+	}
+	leave(c);
+}
+
+/* Of any task: a run queue's lock is released by the next one. */
+static __always_inline int spin_released(void *ctx, __u64 addr, __u32 kind)
+{
+	if (!active)
+		return 0;
+	if (cfg.spin_blame && kind == KIND_SPINLOCK)
+		spin_release_costs(ctx, addr);
+	spin_hold_ends(addr, kind);
 	return 0;
 }
 
@@ -46,7 +69,7 @@ static __always_inline int spin_released(__u64 addr, __u32 kind)
 	SEC("?fentry/" #fn) \
 	int fn##__fentry(__u64 *ctx) \
 	{ \
-		return spin_released(plain_number(ctx[0]), kind); \
+		return spin_released(ctx, plain_number(ctx[0]), kind); \
 	}
 
 #endif

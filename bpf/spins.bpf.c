@@ -72,6 +72,16 @@ static __always_inline bool is_inside_rwlock(const struct spin_waits *waiting, _
 	return is_rwlock(top->site.lock.kind) && addr == top->site.lock.addr + 4;
 }
 
+/* Their ends will not be seen any more. */
+static __always_inline void forget_waits_above(struct spin_waits *waiting, __u32 depth)
+{
+	for (__u32 i = 0; i < MAX_SPIN_DEPTH; i++) {
+		if (cfg.spin_blame && i >= depth && i < waiting->depth)
+			spin_queue_cancels(waiting->wait[i].queue_place, waiting->wait[i].begin_ns);
+	}
+	waiting->depth = depth;
+}
+
 /* Makes room for a wait; 0: it is a part of another one. */
 __noinline int spin_prepare(__u64 addr, __u32 kind)
 {
@@ -87,7 +97,7 @@ __noinline int spin_prepare(__u64 addr, __u32 kind)
 	if (waiting->depth >= MAX_SPIN_DEPTH) {
 		/* Ends went missing: deeper than contexts nest. */
 		c->lost[LOSS_SPIN_TOO_DEEP] += waiting->depth;
-		waiting->depth = 0;
+		forget_waits_above(waiting, 0);
 	}
 	return 1;
 }
@@ -114,6 +124,10 @@ __noinline int spin_store(__u64 addr, __u32 kind, __u64 kernel_stack, __u64 user
 	bpf_get_current_comm(wait->comm, sizeof(wait->comm));
 	wait->site_place = spin_site_place(&key);
 	wait->lock_place = spin_lock_place(&key.lock);
+	wait->queue_place = 0;
+	/* A wait that will not be counted must not be charged. */
+	if (cfg.spin_blame && kind == KIND_SPINLOCK && wait->site_place)
+		wait->queue_place = spin_queue_joins(addr, begin_ns);
 	if (!wait->site_place)
 		c->lost[LOSS_SPIN_SITES_FULL]++;
 	else if (!wait->lock_place)
@@ -149,6 +163,7 @@ __noinline int spin_end(__u64 addr)
 	struct counters *c = this_cpu_counters();
 	struct spin_waits *waiting;
 	__u32 zero = 0, depth;
+	__u64 now;
 
 	waiting = bpf_map_lookup_elem(&spin, &zero);
 	if (!waiting || !c || c->busy)
@@ -166,8 +181,12 @@ __noinline int spin_end(__u64 addr)
 		c->events[WAITS_ENDED]++;
 		/* What lies above began later and never ended. */
 		c->lost[LOSS_UNPAIRED_BEGIN] += waiting->depth - depth - 1;
+		forget_waits_above(waiting, depth + 1);
 		waiting->depth = depth;
-		account_spin(wait, bpf_ktime_get_ns() - wait->begin_ns);
+		now = bpf_ktime_get_ns();
+		if (cfg.spin_blame)
+			spin_queue_leaves(wait->queue_place, now);
+		account_spin(wait, now - wait->begin_ns);
 		leave(c);
 		return 1;
 	}

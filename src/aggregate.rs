@@ -162,7 +162,7 @@ fn charge(capture: &RawCapture, table: &mut Table<'_>, locks: &mut HashMap<LockI
         lock.blame = match raw {
             Some(_) if is_shown_there => None,
             Some(raw) => {
-                if capture.scheduler_watched {
+                if capture.scheduler_watched && id.kind != crate::model::LockKind::Spinlock {
                     lock.woken_to_running_ns = Some(raw.woken_to_running_ns);
                 }
                 Some(blame(raw, table, capture.scheduler_watched))

@@ -35,6 +35,8 @@ unsafe impl Plain for types::thread_key {}
 unsafe impl Plain for types::thread {}
 unsafe impl Plain for types::release_key {}
 unsafe impl Plain for types::release_stats {}
+unsafe impl Plain for types::spin_queue {}
+unsafe impl Plain for types::spin_blame {}
 unsafe impl Plain for types::blame_key {}
 unsafe impl Plain for types::blame_stats {}
 unsafe impl Plain for types::pair_key {}

@@ -103,6 +103,29 @@ pub fn account(queue: &types::queue, since_epoch_ns: u64) -> Option<RawBlame> {
     Some(blame)
 }
 
+/// A spinlock's, which two CPUs can have begun to count at two places.
+pub fn add_spin_queue(blame: &mut RawBlame, queue: &types::spin_queue, since_epoch_ns: u64) {
+    let (waiters, uncharged_ns) = sum(queue.value, since_epoch_ns);
+    let uncharged = uncharged_ns.max(0) as u64;
+    blame.uncounted_ns += uncharged_ns.min(0).unsigned_abs();
+    blame.handoff_ns += queue.handoff_ns;
+    blame.handoffs += queue.handoffs;
+    blame.wanted_ns += queue.wanted_ns;
+    blame.idle_while_wanted_ns += queue.idle_ns;
+    let held = types::queue_state(queue.state) == types::queue_state::QUEUE_HELD;
+    let mut unseen = queue.not_seen_ns;
+    match (held, waiters) {
+        (false, 1..) => blame.handoff_ns += uncharged,
+        (true, 1..) => blame.unreleased_ns += uncharged,
+        (_, 0) => unseen += uncharged,
+    }
+    for (reason, waited_ns) in [(BlameGap::ReleaseNotSeen, unseen), (BlameGap::NoRoom, queue.no_room_ns)] {
+        if waited_ns > 0 {
+            blame.unattributed.push(Unattributed { reason, thread: None, waited_ns });
+        }
+    }
+}
+
 enum Known {
     Stack(Evidence),
     Thread,

@@ -3,7 +3,7 @@
 use super::load::Tracer;
 use super::skel::types;
 use super::{blame_wire, futex_wire, wire};
-use crate::model::{RawCapture, SiteId, WaitStats};
+use crate::model::{LockId, LockKind, RawCapture, SiteId, WaitStats};
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags};
 use std::collections::BTreeMap;
@@ -146,6 +146,16 @@ impl Tracer {
                 let place = wire::slab_place(entry.stats.slab_cache, entry.stats.slab_offset);
                 capture.slab_places.extend(place.map(|place| (id.addr, place)));
             }
+        }
+        let since_epoch_ns = capture.stop_ns.saturating_sub(self.epoch_ns());
+        for entry in tables.queues.entries::<types::spin_queue>().filter(|entry| entry.addr != 0) {
+            let id = LockId { kind: LockKind::Spinlock, addr: entry.addr, pid: None };
+            let blame = capture.blames.entry(id).or_default();
+            blame_wire::add_spin_queue(blame, &entry, since_epoch_ns);
+        }
+        for entry in tables.blames.entries::<types::spin_blame>() {
+            let Some(id) = wire::lock_id(&entry.key.lock) else { continue };
+            blame_wire::add_holder(capture.blames.entry(id).or_default(), &entry.key, &entry.stats);
         }
         for entry in tables.stacks.entries::<types::spin_stack>() {
             if entry.id != 0 {

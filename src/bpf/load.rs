@@ -104,6 +104,8 @@ pub(super) struct SpinTables {
     pub locks: Mapped,
     pub stacks: Mapped,
     pub holds: Mapped,
+    pub queues: Mapped,
+    pub blames: Mapped,
 }
 
 struct Attached {
@@ -262,6 +264,8 @@ impl Tracer {
         open.maps.spin_locks.set_max_entries(cpus << spin.locks_log2)?;
         open.maps.spin_stacks.set_max_entries(cpus << spin.stacks_log2)?;
         open.maps.spin_holds.set_max_entries(cpus << spin.holds_log2)?;
+        open.maps.spin_queues.set_max_entries(1 << spin.queues_log2)?;
+        open.maps.spin_blames.set_max_entries(cpus << spin.blames_log2)?;
         let target_entries = match &settings.targets {
             Targets::All => 1,
             Targets::Pids(pids) => entries.max(pids.len() as u32),
@@ -315,6 +319,8 @@ impl Tracer {
             locks: spin_table(&skel.maps.spin_locks)?,
             stacks: spin_table(&skel.maps.spin_stacks)?,
             holds: spin_table(&skel.maps.spin_holds)?,
+            queues: spin_table(&skel.maps.spin_queues)?,
+            blames: spin_table(&skel.maps.spin_blames)?,
         };
         Ok(Tracer {
             links: Vec::new(),
@@ -578,6 +584,9 @@ struct SpinSizes {
     locks_log2: u32,
     stacks_log2: u32,
     holds_log2: u32,
+    /// One table for all CPUs.
+    queues_log2: u32,
+    blames_log2: u32,
 }
 
 impl SpinSizes {
@@ -594,7 +603,18 @@ impl SpinSizes {
         let locks_log2 = sites_log2.saturating_sub(2).max(least.min(sites_log2));
         // Small entries, and many locks that nobody ever waits for.
         let holds_log2 = if cfg!(test) || plan.times_spin_holds() { sites_log2 + 1 } else { 0 };
-        SpinSizes { cpus, sites_log2, locks_log2, stacks_log2: sites_log2, holds_log2 }
+        let sees_releases = cfg!(test) || plan.times_spin_holds();
+        let queues_log2 = if sees_releases { (map_entries / 4).max(1).ilog2() } else { 0 };
+        let blames_log2 = if sees_releases { sites_log2 } else { 0 };
+        SpinSizes {
+            cpus,
+            sites_log2,
+            locks_log2,
+            stacks_log2: sites_log2,
+            holds_log2,
+            queues_log2,
+            blames_log2,
+        }
     }
 
     fn configure(&self, cfg: &mut types::config) {
@@ -602,6 +622,8 @@ impl SpinSizes {
         cfg.spin_locks_log2 = self.locks_log2;
         cfg.spin_stacks_log2 = self.stacks_log2;
         cfg.spin_holds_log2 = self.holds_log2;
+        cfg.spin_queues_log2 = self.queues_log2;
+        cfg.spin_blames_log2 = self.blames_log2;
     }
 }
 
@@ -641,6 +663,7 @@ fn configure(cfg: &mut types::config, plan: &Plan, facts: &Facts, settings: &Set
     cfg.tracepoint_kinds =
         plan.tracepoint_kinds.iter().map(|kind| wire::kind_bit(*kind)).fold(0, |a, b| a | b);
     cfg.phase_kinds = plan.phase_kinds.iter().map(|kind| wire::kind_bit(*kind)).fold(0, |a, b| a | b);
+    cfg.spin_blame = (cfg!(test) || plan.times_spin_holds()).into();
     cfg.hold_percpu_rwsem = plan.used().any(|hook| hook.function == "percpu_up_write").into();
     // Only fexit programs use these, and those exist only where BTF has the function.
     cfg.rwsem_read_nargs = arguments("rwsem_down_read_slowpath", 3);

@@ -338,6 +338,14 @@ fn loss_words(reason: types::loss_reason) -> (&'static str, &'static str) {
         L::LOSS_SPIN_HELD_TOO_DEEP => {
             ("spin_held_too_deep", "spinlock holds not timed: more than 16 held by one CPU")
         }
+        L::LOSS_SPIN_QUEUES_FULL => (
+            "spin_queues_full",
+            "spin waits charged to nobody: more contended spinlocks than --map-entries / 4",
+        ),
+        L::LOSS_SPIN_BLAMES_FULL => (
+            "spin_blames_full",
+            "spin waits charged to no holder: more holders on one CPU than --map-entries / CPUs",
+        ),
         L::LOSS_SPIN_TOO_DEEP => ("spin_too_deep", "spin waits not counted: more than 8 open on one CPU"),
         L::LOSS_LOST_RELEASE => {
             ("lost_release", "holds not timed: the lock was acquired again before a release was seen")

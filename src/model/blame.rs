@@ -120,7 +120,7 @@ pub struct Unattributed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlameGap {
-    /// Nothing tells when locks of this kind are released: spinlocks, semaphores, file locks and others.
+    /// Nothing tells when locks of this kind are released: spinlocks (without --hold=spinlock), semaphores, others.
     NoReleaseEvent,
     /// The thread that held it is known by the lock's owner word, and no stack of it.
     OwnerWithoutStack,

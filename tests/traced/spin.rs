@@ -308,5 +308,10 @@ mod bare {
         let ran = number(&run.truth, "end_ns") - number(&run.truth, "start_ns");
         assert!(total <= ran, "held for {total} ns of {ran} ns");
         assert!(number(file_lock, "contended") <= acquired, "{file_lock}");
+        // Its releases are seen: who made others wait is charged with that, and nothing is twice or never.
+        assert_eq!(report.json["conservation"]["difference_ns"], 0, "{}", report.table);
+        if number(file_lock, "contended") > 0 {
+            assert!(number(&file_lock["blame"], "blamed_ns") > 0, "{}\n{}", file_lock["blame"], report.table);
+        }
     }
 }

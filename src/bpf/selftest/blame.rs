@@ -99,7 +99,7 @@ fn accounted_ns(blame: &RawBlame) -> u64 {
 /// The account of a lock, which is checked.
 fn blame_of(capture: &RawCapture, queue: LockId) -> RawBlame {
     let blame = capture.blames.get(&queue).cloned().unwrap_or_default();
-    assert_eq!(accounted_ns(&blame), waited_ns(capture, queue), "{blame:#?}");
+    assert_eq!(accounted_ns(&blame), waited_ns(capture, queue) + blame.uncounted_ns, "{blame:#?}");
     blame
 }
 
@@ -371,6 +371,78 @@ fn a_woken_thread_that_lost_the_race_is_not_charged_for_the_thief() {
     // Of the thief's hold both waited for a part, of the loser's only the other.
     assert!(owner.holds == 1 && thief.holds == 1 && loser.holds == 1, "{blame:#?}");
     assert_eq!(loser.blamed_ns, loser.wanted_ns);
+}
+
+fn spinlock(addr: u64) -> LockId {
+    LockId { kind: LockKind::Spinlock, addr, pid: None }
+}
+
+fn spins(bench: &Bench, actor: &Actor, program: &str, what: u64, lock: u64) {
+    let kind = wire::kind_bit(LockKind::Spinlock).trailing_zeros().into();
+    actor.run(bench, program, &[what, lock, kind]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_spinlocks_holder_is_charged_where_its_releases_are_seen() {
+    let bench = Bench::new(64);
+    let [owner, waiter] = actors();
+    spins(&bench, &owner, "spinhold__selftest", 0, LOCK);
+    spins(&bench, &waiter, "spin__selftest", 0, LOCK);
+    spins(&bench, &owner, "spinhold__selftest", 1, LOCK);
+    spins(&bench, &waiter, "spin__selftest", 1, LOCK);
+    let capture = bench.capture();
+    let blame = blame_of(&capture, spinlock(LOCK));
+    let charged = holder(&blame, &owner);
+    assert_eq!((charged.evidence, charged.holds, blame.handoffs), (Evidence::Release, 1, 1));
+    assert!(charged.blamed_ns > 0 && charged.blamed_ns == charged.wanted_ns, "{blame:#?}");
+    assert!(matches!(charged.kernel_stack, crate::model::RawStack::Id(_)));
+    assert!(blame.handoff_ns > 0 && blame.unattributed.is_empty(), "{blame:#?}");
+    clean(&capture);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn whatever_spins_in_whatever_order_nothing_is_charged_twice_or_never() {
+    let bench = Bench::new(1024);
+    let crew: [Actor; 3] = actors();
+    let mut state = 7u64;
+    let mut dice = |sides: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % sides
+    };
+    let locks: Vec<u64> = (0..4).map(|lock| LOCK + lock * 64).collect();
+    for _ in 0..600 {
+        let (actor, lock) = (&crew[dice(3) as usize], locks[dice(4) as usize]);
+        match dice(5) {
+            0 => spins(&bench, actor, "spinhold__selftest", 1, lock),
+            // One CPU: whatever began later has ended or never will.
+            1 | 2 => spins(&bench, actor, "spin__selftest", 1, lock),
+            _ => spins(&bench, actor, "spin__selftest", 0, lock),
+        }
+    }
+    let capture = bench.capture();
+    assert!(lost(&capture, "unpaired_begin") > 0, "some ends were missed on purpose");
+    let charged: usize = locks.iter().map(|lock| blame_of(&capture, spinlock(*lock)).holders.len()).sum();
+    assert!(charged > 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn loss_spin_queues_full_and_spin_blames_full() {
+    const ROOM: u32 = 4;
+    let bench = Bench::new(ROOM);
+    // One place for the waiters of spinlocks: a quarter of the entries.
+    let crew: [Actor; 2 * ROOM as usize] = actors();
+    spins(&bench, &crew[0], "spin__selftest", 0, LOCK);
+    for actor in &crew {
+        spins(&bench, actor, "spinhold__selftest", 1, LOCK);
+    }
+    spins(&bench, &crew[0], "spin__selftest", 0, OTHER_LOCK);
+    let capture = bench.capture();
+    assert_eq!(lost(&capture, "spin_queues_full"), 1);
+    assert!(lost(&capture, "spin_blames_full") > 0);
+    blame_of(&capture, spinlock(LOCK));
 }
 
 #[test]
