@@ -51,10 +51,9 @@ __noinline int queue_release(__u64 addr, __u32 kind)
 	late = q->state == QUEUE_HELD && q->holder.evidence == HOLDER_ACQUIRED &&
 	       q->holder.tid != tid && !q->holder.reads;
 	if (late) {
-		ns = q->pending_ns;
-		q->pending_ns = 0;
+		ns = take_all(&q->pending_ns);
 		if (!watch) {
-			q->no_room_ns += ns;
+			add_ns(&q->no_room_ns, ns);
 			return 0;
 		}
 		watch->charge_ns = ns;
@@ -68,14 +67,13 @@ __noinline int queue_release(__u64 addr, __u32 kind)
 	queue_take(q, sum.ns);
 	/* Somebody was thought to have it, in between. */
 	if (q->pending_ns && q->pending.tid == tid) {
-		sum.ns += q->pending_ns;
+		sum.ns += take_all(&q->pending_ns);
 		q->hold_wanted_ns += q->pending_wanted_ns;
-		q->pending_ns = 0;
 	}
 	if (q->pending_ns)
 		charge_pending(addr, kind);
 	if (!watch) {
-		q->no_room_ns += sum.ns;
+		add_ns(&q->no_room_ns, sum.ns);
 	} else {
 		watch->charge_ns = sum.ns;
 		watch->charge_wanted_ns = q->hold_wanted_ns;
@@ -159,11 +157,10 @@ __noinline int queue_charge(__u64 addr, __u32 kind, __u64 kernel_stack, __u64 us
 	who.evidence = HOLDER_RELEASED;
 	blame = blame_of(c, &who, party.tgid, party.comm);
 	if (!blame) {
-		__sync_fetch_and_add(&stats->queue.no_room_ns, watch->charge_ns);
+		add_ns(&stats->queue.no_room_ns, watch->charge_ns);
 		return 0;
 	}
-	/* Its own thread's entry: no other CPU writes here. */
-	blame->blamed_ns += watch->charge_ns;
+	add_ns(&blame->blamed_ns, watch->charge_ns);
 	blame->chained_ns += watch->charge_chained_ns;
 	blame->wanted_ns += watch->charge_wanted_ns;
 	blame->holds++;
@@ -188,8 +185,9 @@ __noinline int charge_pending(__u64 addr, __u32 kind)
 	if (!c || !stats)
 		return 0;
 	q = &stats->queue;
-	ns = q->pending_ns;
-	q->pending_ns = 0;
+	ns = take_all(&q->pending_ns);
+	if (!ns)
+		return 0;
 	if (q->pending.evidence != HOLDER_ACQUIRED && q->pending.evidence != HOLDER_OWNER_WORD) {
 		__sync_fetch_and_add(&q->not_seen_ns, ns);
 		return 0;

@@ -540,7 +540,7 @@ static __always_inline void early_wait_leaves(const struct futex_wait *wakee, __
 	count_wall(q, sum.waiters, wakee->end_ns);
 	if (q->state == QUEUE_FREE) {
 		queue_take(q, sum.ns);
-		q->handoff_ns += sum.ns;
+		add_ns(&q->handoff_ns, sum.ns);
 		q->handoffs++;
 		q->state = QUEUE_HELD;
 		q->held_since_ns = wakee->end_ns;

@@ -78,7 +78,7 @@ static __always_inline void release_was_missed(struct queue *q, const struct loc
 	if (q->pending_ns)
 		charge_pending(key->addr, key->kind);
 	queue_take(q, sum->ns);
-	q->pending_ns = sum->ns;
+	add_ns(&q->pending_ns, sum->ns);
 	q->pending_wanted_ns = q->hold_wanted_ns;
 	__builtin_memcpy(&q->pending, &q->holder, sizeof(q->pending));
 	q->hold_wanted_ns = 0;
@@ -89,7 +89,7 @@ static __always_inline void release_was_missed(struct queue *q, const struct loc
 static __always_inline void hand_over(struct queue *q, struct queue_sum *sum)
 {
 	queue_take(q, sum->ns);
-	q->handoff_ns += sum->ns;
+	add_ns(&q->handoff_ns, sum->ns);
 	q->hold_wanted_ns = 0;
 	q->chained_ns = 0;
 	sum->ns = 0;

@@ -90,6 +90,27 @@ static __always_inline struct queue_sum queue_sum(struct queue *q, __u64 now)
 	return sum_of(&q->value, now);
 }
 
+/*
+ * Amounts are only ever added to and taken from, never set: two CPUs that do the same at once are then a little
+ * above and a little below the truth, and the sum is right.
+ */
+static __always_inline void add_ns(__u64 *amount, __u64 ns)
+{
+	if (ns)
+		__sync_fetch_and_add(amount, ns);
+}
+
+/* All that is there; 0 where another CPU took more than there was. */
+static __always_inline __u64 take_all(__u64 *amount)
+{
+	__u64 ns = *(volatile __u64 *)amount;
+
+	if ((__s64)ns <= 0)
+		return 0;
+	__sync_fetch_and_add(amount, -ns);
+	return ns;
+}
+
 /* It is charged now. */
 static __always_inline void queue_take(struct queue *q, __u64 ns)
 {

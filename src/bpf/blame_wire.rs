@@ -60,7 +60,9 @@ pub fn account(queue: &types::queue, since_epoch_ns: u64) -> Option<RawBlame> {
     };
     gap(BlameGap::ReleaseNotSeen, None, queue.not_seen_ns);
     gap(BlameGap::NoRoom, None, queue.no_room_ns);
-    if queue.pending_ns > 0 {
+    // Below 0: two CPUs charged it.
+    let (pending_ns, too_much_ns) = (queue.pending_ns as i64, -(queue.pending_ns as i64));
+    if pending_ns > 0 {
         match evidence(queue.pending.evidence) {
             Known::Stack(evidence) => blame.holders.push(RawHolder {
                 thread: holder_thread(&queue.pending),
@@ -85,7 +87,7 @@ pub fn account(queue: &types::queue, since_epoch_ns: u64) -> Option<RawBlame> {
             .then(|| holder_thread(&queue.holder));
     // Below 0: charged, and then taken back as a wait whose end was not seen.
     let uncharged = uncharged_ns.max(0) as u64;
-    blame.uncounted_ns = uncharged_ns.min(0).unsigned_abs();
+    blame.uncounted_ns = uncharged_ns.min(0).unsigned_abs() + too_much_ns.max(0) as u64;
     match (held, waiters) {
         (false, 1..) => blame.handoff_ns += uncharged,
         (true, 1..) => {
