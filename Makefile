@@ -35,8 +35,8 @@ native:
 guests:
 	tests/vm/matrix
 	tests/vm/coverage --check
-	tests/vm/spin 7.x
-	tests/vm/soak 6.1
+	LOCKPROF_VM_BUILT=1 tests/vm/spin 7.x
+	LOCKPROF_VM_BUILT=1 tests/vm/soak 6.1 30
 
 # A minute under load with every hook on, on every kernel; `make test` does so on one.
 soak:
