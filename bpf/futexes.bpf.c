@@ -297,8 +297,9 @@ __noinline int futex_begin_call(void)
 			lock->several_waiters = 1;
 	}
 	*(volatile __u64 *)&wait->begin_ns = now;
-	wait->queued = queue_joins(wait->site.lock.addr, wait->site.lock.kind, now, wait->owner.tid,
-				   wait->owner.task);
+	wait->queued =
+	    queue_joins(wait->site.lock.addr, queue_how(wait->site.lock.kind, wait->site.futex),
+			now, wait->owner.tid, wait->owner.task);
 	return 1;
 }
 

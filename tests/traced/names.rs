@@ -102,7 +102,18 @@ fn nearly_all_locks_of_a_mixed_load_have_one_name() {
     let hold = if kernel() >= (6, 0) { "--hold=mutex,rwsem,spinlock" } else { "--hold=mutex,rwsem" };
     let profiler = Profiler::start(&["-a", hold, "--map-entries", "262144"]);
     workload.open_gate();
+    // Many objects, each locked a few times.
+    let find = |dir: &str| {
+        let mut find = std::process::Command::new("find");
+        find.args([dir, "-maxdepth", "3", "-name", "*e*"]).stdout(std::process::Stdio::null());
+        find.stderr(std::process::Stdio::null());
+        find.spawn().expect("find runs")
+    };
+    let finds = ["/proc", "/sys", "/usr/share"].map(find);
     workload.finish();
+    for mut find in finds {
+        wait(&mut find, "find");
+    }
     profiler.signal(libc::SIGINT);
     let report = profiler.finish();
     let naming = &report.json["naming"];
