@@ -121,6 +121,7 @@ fn nearly_all_locks_of_a_mixed_load_have_one_name() {
         |field: &str| number(&naming["named"], field) as f64 / number(&naming["all"], field).max(1) as f64;
     let (locks, acquired) = (share("locks"), share("acquired"));
     println!("named: {locks:.3} of locks, {acquired:.3} of acquisitions: {naming}");
-    // Bounds for regressions: docs/names.md has what a longer and more varied load came to.
-    assert!(locks >= 0.9 && acquired >= 0.8, "{locks:.3} of locks, {acquired:.3} of acquisitions\n{naming}");
+    // Bounds for regressions, and of acquisitions a wide one: a few locks in kmalloc'ed or per-CPU memory that have no
+    // single name can be most of what a load takes. docs/names.md has what several came to.
+    assert!(locks >= 0.95 && acquired >= 0.7, "{locks:.3} of locks, {acquired:.3} of acquisitions\n{naming}");
 }
